@@ -1,0 +1,85 @@
+"""Shared by all tests: real data where there are any, small models, and a real MLflow server."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture
+def test_data():
+    """The folder of real mammograms and old model files, or a skip."""
+    folder = os.environ.get("KERAS_EXPLAIN_TEST_DATA")
+    if not folder:
+        pytest.skip("KERAS_EXPLAIN_TEST_DATA names no folder of real data")
+    return Path(folder)
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+def small_cnn(head="softmax", classes=3, size=8, channels=1, seed=0, normalise=False):
+    """A small convolutional classifier with random weights and biases."""
+    keras.utils.set_random_seed(seed)
+    steps = [
+        keras.Input((size, size, channels)),
+        layers.Conv2D(6, 3, activation="relu", bias_initializer=keras.initializers.RandomNormal(0, 0.3)),
+        *([layers.BatchNormalization()] if normalise else []),
+        layers.Conv2D(6, 3, bias_initializer=keras.initializers.RandomNormal(0, 0.3)),
+        layers.ReLU(),
+        layers.Flatten(),
+        layers.Dense(classes, activation=head, kernel_initializer=keras.initializers.RandomNormal(0, 0.5)),
+    ]
+    return keras.Sequential(steps)
+
+
+def linear_model(weights, bias=None):
+    """Softmax over z = x W + b on flat images (n, d): every attribution is known in closed form."""
+    weights = np.asarray(weights, "float32")
+    model = keras.Sequential([keras.Input((len(weights),)), layers.Dense(weights.shape[1], activation="softmax")])
+    model.set_weights([weights, np.zeros(weights.shape[1]) if bias is None else np.asarray(bias)])
+    return model
+
+
+def wait_for(url, seconds=60):
+    """Until a server on this machine answers."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.3)
+    raise TimeoutError(f"{url} does not answer")
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory):
+    """The address of a real MLflow server on a loopback port."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "store")]
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", 120)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
