@@ -1,0 +1,197 @@
+"""Which scalar is explained: the logit of a class, on the live model, with nothing copied.
+
+The head of a model is the activation that produced the very tensor which the model returns. It is found by running the
+model once on real images with every activation recorded, so flat, nested, Sequential and subclassed models are alike.
+For the length of a trace the head is exchanged for the identity; the model then returns its logits.
+
+    softmax head    p = softmax(z)        class k is explained by z_k
+    sigmoid head    p_k = 1/(1+exp(-z_k)) class k is explained by z_k
+    one sigmoid     p = 1/(1+exp(-z))     class 1 is explained by z, class 0 by -z
+    linear head     the outputs are z already (`from_logits=True`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_explain.activations import Site, exchanged, sites
+from keras_explain.errors import HeadError
+
+_REGRESSION = ("squared", "absolute", "percentage", "huber", "log_cosh", "logcosh", "mse", "mae", "mape", "msle")
+_TOLERANCE = {"float16": 5e-3, "bfloat16": 4e-2}
+_WHAT_TO_DO = (
+    "End the model with a Dense layer with softmax or sigmoid activation, a Softmax or Activation layer, "
+    "or a layer that returns logits."
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """How class probabilities come from logits.
+
+    Args:
+        kind: `"softmax"` or `"sigmoid"`.
+        units: outputs of the model; a one-unit sigmoid has two classes.
+        site: the activation to exchange for the identity; None where the model returns logits already.
+        key: position or name of the explained output among several; None for a single output.
+    """
+
+    kind: str
+    units: int
+    site: Site | None = None
+    key: int | str | None = None
+
+    @property
+    def binary(self) -> bool:
+        """One sigmoid unit stands for two classes."""
+        return self.units == 1
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that can be explained."""
+        return 2 if self.binary else self.units
+
+    def switched(self) -> list[tuple[Site, Callable[..., Any]]]:
+        """The exchange that makes the model return logits."""
+        return [] if self.site is None else [(self.site, lambda x, *args, **kwargs: x)]
+
+    def logits(self, model: keras.Model, images: Any) -> Any:
+        """Class logits (n, classes), float32. Only true where `switched()` is in force."""
+        z = ops.cast(_pick(model(images, training=False), self.key), "float32")
+        return ops.concatenate([-z, z], axis=-1) if self.binary else z
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Class probabilities (n, classes), float64, of class logits (n, classes)."""
+        z = np.asarray(logits, "float64")
+        if self.kind == "sigmoid":
+            return np.exp(-np.logaddexp(0.0, -z))
+        z = z - z.max(axis=-1, keepdims=True)
+        return np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+
+    def correct(self, logits: np.ndarray, target: int) -> np.ndarray:
+        """Which rows predict class `target`: the largest logit of a softmax, a probability above one half otherwise."""
+        if self.kind == "softmax" or self.binary:
+            return np.asarray(logits.argmax(axis=-1) == target)
+        return np.asarray(logits[:, target] > 0)
+
+
+def find_head(model: keras.Model, images: Any, output: str | None = None) -> Head:
+    """Find the head of a model and verify numerically that switching it to linear gives its logits.
+
+    Args:
+        model: any Keras model of one image input.
+        images: (n, *image shape), a few real images.
+        output: name of the output to explain, where the model has several.
+
+    Raises:
+        HeadError: the head is no softmax, sigmoid or linear one, the model is a regression, or the switch failed.
+    """
+    images = ops.convert_to_tensor(images)
+    produced: list[tuple[Site, Any]] = []
+    with exchanged((site, _recorder(site, produced)) for site in sites(model)):
+        outputs = model(images, training=False)
+    key = _key(model, outputs, output)
+    own = _pick(outputs, key)
+    if len(own.shape) != 2:
+        raise HeadError(
+            f"'{model.name}' returns shape {tuple(own.shape)}; (images, classes) is needed to explain a class. "
+            "Pool the spatial axes first."
+        )
+    makers = [(site, site.kind) for site, tensor in produced if tensor is own]
+    site, kind = next(((s, k) for s, k in makers if k != "linear"), makers[0] if makers else (None, "unknown"))
+    values = np.asarray(ops.convert_to_numpy(ops.cast(own, "float32")), "float64")
+    loss = _loss_name(model, key)
+    if kind in ("softmax", "sigmoid"):
+        head = Head(kind, values.shape[1], site, key)
+        _verify(model, head, images, own)
+    elif kind in ("linear", "unknown"):
+        head = _linear_head(model, values, loss, key)
+    else:
+        where = site.name if site else ""
+        raise HeadError(f"The head {where} of '{model.name}' is not softmax, sigmoid or linear. {_WHAT_TO_DO}")
+    if head.kind == "softmax" and head.units == 1:
+        raise HeadError(f"'{model.name}' has a softmax over one unit, which is always 1. Use sigmoid, or two units.")
+    return head
+
+
+def _recorder(site: Site, produced: list[tuple[Site, Any]]) -> Callable[..., Any]:
+    def record(*args: Any, **kwargs: Any) -> Any:
+        tensor = site.function(*args, **kwargs)
+        produced.append((site, tensor))
+        return tensor
+
+    return record
+
+
+def _linear_head(model: keras.Model, values: np.ndarray, loss: str, key: int | str | None) -> Head:
+    if any(word in loss for word in _REGRESSION):
+        raise HeadError(
+            f"'{model.name}' is a regression (linear output, loss {loss!r}); there is no class to explain. "
+            f"{_WHAT_TO_DO}"
+        )
+    units = values.shape[1]
+    if units > 1 and (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-2):
+        raise HeadError(
+            f"The outputs of '{model.name}' are probabilities, but the last activation cannot be reached: something "
+            f"stands behind it, or it is a plain function inside `call`. {_WHAT_TO_DO}"
+        )
+    if units == 1 and "binary" not in loss:
+        raise HeadError(
+            f"'{model.name}' has one linear output: a regression, or one binary logit? For the second, compile it with "
+            "BinaryCrossentropy(from_logits=True)."
+        )
+    return Head("sigmoid" if "binary" in loss else "softmax", units, None, key)
+
+
+def _verify(model: keras.Model, head: Head, images: Any, own: Any) -> None:
+    """Raise unless the head's own activation, applied to the switched output, gives the model's own output."""
+    assert head.site is not None
+    with exchanged(head.switched()):
+        logits = _pick(model(images, training=False), head.key)
+    again = ops.convert_to_numpy(ops.cast(head.site.function(logits), "float32"))
+    expected = ops.convert_to_numpy(ops.cast(own, "float32"))
+    tolerance = _TOLERANCE.get(keras.backend.standardize_dtype(own.dtype), 1e-5)
+    if again.shape != expected.shape or not np.allclose(again, expected, rtol=0, atol=tolerance, equal_nan=True):
+        raise HeadError(
+            f"Switching the head {head.site.name} of '{model.name}' to linear does not give its logits: "
+            f"the layer is used more than once, or changes what it is given. {_WHAT_TO_DO}"
+        )
+
+
+def _key(model: keras.Model, outputs: Any, output: str | None) -> int | str | None:
+    if isinstance(outputs, dict):
+        names = list(outputs)
+    elif isinstance(outputs, (list, tuple)):
+        names = list(getattr(model, "output_names", None) or map(str, range(len(outputs))))
+    else:
+        names = [*(getattr(model, "output_names", None) or [model.name])]
+        if output is None or output in names:
+            return None
+    if output is None and len(names) == 1:
+        output = names[0]
+    if output not in names:
+        raise HeadError(f"output must name one of the outputs {names} of '{model.name}'; got {output!r}.")
+    return output if isinstance(outputs, dict) else names.index(output)
+
+
+def _pick(outputs: Any, key: int | str | None) -> Any:
+    return outputs if key is None else outputs[key]
+
+
+def _loss_name(model: keras.Model, key: int | str | None) -> str:
+    """The compiled loss of one output in words, "" if there is none."""
+    loss = getattr(model, "loss", None)
+    if isinstance(loss, dict):
+        names = list(getattr(model, "output_names", loss))
+        loss = loss.get(names[key] if isinstance(key, int) else key)
+    elif isinstance(loss, (list, tuple)):
+        names = list(getattr(model, "output_names", ()))
+        loss = loss[names.index(key) if isinstance(key, str) else key or 0]
+    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    return str(name).lower()
