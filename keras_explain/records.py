@@ -1,0 +1,294 @@
+"""Samples and Attribution: frozen, shape-checked; what passes between the rooms of the package, and to disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_explain.errors import InputError, MissingExtra
+
+if TYPE_CHECKING:
+    import shap
+
+_NO_VALUES = np.zeros((0,), "float32")
+
+
+def _frozen(array: Any, dtype: str) -> np.ndarray:
+    view = np.ascontiguousarray(array, dtype).view()
+    view.flags.writeable = False
+    return view
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images to explain, with what is asked about them.
+
+    Args:
+        images: (n, *image shape) float32, exactly as the model receives them.
+        targets: (n, t) int, the classes explained for each image; (n,) is taken as t = 1.
+        labels: (n,) int, classes of the data set; -1 where unknown.
+        confidence: (n,) probability in [0, 1] of the first target; NaN where unknown.
+        ids: n names, stable over training: the data set's own, or the position in the data.
+        class_names: names of the model's classes; empty where unknown.
+        background: (m, *image shape) images for methods that take an expectation, or m = 0.
+        value_range: lowest and highest pixel of all the images that were looked at.
+        missing: classes of the data set for which no correctly predicted image was found.
+        accuracy: share of the candidates with a class that were predicted correctly; NaN where unknown.
+
+    Raises:
+        InputError: lengths or shapes that do not fit, NaN or infinity in the images.
+
+    Example:
+        >>> import numpy as np, keras_explain as kx
+        >>> samples = kx.Samples(np.zeros((2, 8, 8, 1)), targets=[0, 3])
+        >>> samples.targets.tolist(), samples.ids
+        ([[0], [3]], ('0', '1'))
+    """
+
+    images: np.ndarray
+    targets: np.ndarray
+    labels: np.ndarray = field(default_factory=lambda: _NO_VALUES)
+    confidence: np.ndarray = field(default_factory=lambda: _NO_VALUES)
+    ids: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    background: np.ndarray = field(default_factory=lambda: _NO_VALUES)
+    value_range: tuple[float, float] = (np.nan, np.nan)
+    missing: tuple[int, ...] = ()
+    accuracy: float = np.nan
+
+    def __post_init__(self) -> None:
+        images = _frozen(self.images, "float32")
+        n = len(images)
+        targets = np.asarray(self.targets, "int64")
+        columns: dict[str, Any] = {
+            "images": images,
+            "targets": _frozen(targets[:, None] if targets.ndim == 1 else targets, "int64"),
+            "labels": _frozen(self.labels if len(self.labels) else np.full(n, -1), "int64"),
+            "confidence": _frozen(self.confidence if len(self.confidence) else np.full(n, np.nan), "float64"),
+            "ids": tuple(map(str, self.ids)) or tuple(map(str, range(n))),
+        }
+        for name, column in columns.items():
+            object.__setattr__(self, name, column)
+            if len(column) != n:
+                raise InputError(f"{name} has {len(column)} entries for {n} images.")
+        shape = images.shape[1:]
+        background = self.background if len(self.background) else np.zeros((0, *shape))
+        object.__setattr__(self, "background", _frozen(background, "float32"))
+        if self.background.shape[1:] != shape:
+            raise InputError(f"background has images of shape {self.background.shape[1:]}, the samples {shape}.")
+        if np.isnan(self.value_range[0]) and n:
+            object.__setattr__(self, "value_range", (float(images.min()), float(images.max())))
+        if not np.isfinite(images).all():
+            bad = [self.ids[i] for i in range(n) if not np.isfinite(images[i]).all()]
+            raise InputError(f"images must be finite; NaN or infinity in {', '.join(bad[:5])}.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Samples:
+        """The samples at some positions, everything else alike."""
+        rows = np.atleast_1d(np.arange(len(self))[index])
+        return dataclasses.replace(
+            self,
+            images=self.images[rows],
+            targets=self.targets[rows],
+            labels=self.labels[rows],
+            confidence=self.confidence[rows],
+            ids=tuple(self.ids[row] for row in rows),
+        )
+
+    def asking(self, targets: Any) -> Samples:
+        """The same images with other targets (n, t)."""
+        return dataclasses.replace(self, targets=targets)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(n t,) the sample that each pair of an image and a target belongs to, images slow and targets fast."""
+        return np.repeat(np.arange(len(self)), self.targets.shape[1])
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Eight hex digits of each image's content: its identity over passes of a pipeline that shuffles."""
+        return tuple(hashlib.blake2b(image.tobytes(), digest_size=4).hexdigest() for image in self.images)
+
+    def class_name(self, target: int) -> str:
+        """Name of a model class, `class k` where none was given."""
+        return self.class_names[target] if 0 <= target < len(self.class_names) else f"class {target}"
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What one method says: one row for each pair of an image and a target.
+
+    Args:
+        method: short name of the method, as in `kx.explain`.
+        values: (r, *image shape) float32, signed, in units of the explained score unless the method says otherwise.
+        targets: (r,) int, the explained class of each row.
+        rows: (r,) int, the sample that each row explains; with one target per image 0, 1, ..., n - 1.
+        score: (r,) f(x)[target], the logit.
+        base_score: (r,) f at the baseline or its mean over the background; NaN where the method has none.
+        unit: of the values, as written under the colour bar.
+        settings: the options that reproduce it, ready for JSON.
+        standard_error: (r, *image shape) of a sampled estimate; empty where the method does not sample.
+        details: further arrays by name, one entry a row along the first axis (LIME: segments, weights, r2, effect).
+
+    Raises:
+        InputError: lengths that do not fit, or values that are not finite.
+
+    Example:
+        >>> import numpy as np, keras_explain as kx
+        >>> kx.Attribution("mine", np.ones((1, 2, 2, 1)), [0], [0], score=[5.0], base_score=[0.5]).completeness_error
+        array([0.5])
+    """
+
+    method: str
+    values: np.ndarray
+    targets: np.ndarray
+    rows: np.ndarray
+    score: np.ndarray
+    base_score: np.ndarray = field(default_factory=lambda: _NO_VALUES)
+    unit: str = "logit"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    standard_error: np.ndarray = field(default_factory=lambda: _NO_VALUES)
+    details: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        r = len(self.values)
+        base = self.base_score if len(self.base_score) else np.full(r, np.nan)
+        columns = {
+            "values": _frozen(self.values, "float32"),
+            "targets": _frozen(self.targets, "int64"),
+            "rows": _frozen(self.rows, "int64"),
+            "score": _frozen(self.score, "float64"),
+            "base_score": _frozen(base, "float64"),
+        }
+        for name, column in columns.items():
+            object.__setattr__(self, name, column)
+            if len(column) != r:
+                raise InputError(f"{name} has {len(column)} entries for {r} maps.")
+        object.__setattr__(self, "standard_error", _frozen(self.standard_error, "float32"))
+        if len(self.standard_error) not in (0, r):
+            raise InputError(f"standard_error has {len(self.standard_error)} entries for {r} maps.")
+        if not np.isfinite(self.values).all():
+            raise InputError(f"The {self.method} maps are not finite: the model's weights or gradients overflow.")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def of(self, sample: int) -> Attribution:
+        """The rows that explain one sample."""
+        keep = np.flatnonzero(self.rows == sample)
+        return dataclasses.replace(
+            self,
+            values=self.values[keep],
+            targets=self.targets[keep],
+            rows=np.zeros(len(keep)),
+            score=self.score[keep],
+            base_score=self.base_score[keep],
+            standard_error=self.standard_error[keep] if len(self.standard_error) else _NO_VALUES,
+            details={name: array[keep] for name, array in self.details.items()},
+        )
+
+    @property
+    def completeness_error(self) -> np.ndarray:
+        """(r,) |sum(values) - (score - base_score)|; NaN where the method promises no such sum."""
+        sums = self.values.reshape(len(self), -1).sum(axis=1, dtype="float64")
+        return np.abs(sums - (self.score - self.base_score))
+
+    @property
+    def relative_completeness_error(self) -> np.ndarray:
+        """(r,) the completeness error as a share of |score - base_score|."""
+        change = np.abs(self.score - self.base_score)
+        return self.completeness_error / np.where(change > 0, change, np.nan)
+
+    def to_shap(self, images: np.ndarray | None = None) -> shap.Explanation:
+        """The same as a `shap.Explanation`, values (n, *image shape, t).
+
+        Args:
+            images: (n, *image shape), shown beside the values by shap's plots.
+
+        Raises:
+            MissingExtra: shap is not installed.
+        """
+        try:
+            import shap
+        except ImportError as error:
+            raise MissingExtra("Attribution.to_shap() needs shap: pip install shap") from error
+        n = int(self.rows.max()) + 1 if len(self) else 0
+        values = np.moveaxis(self.values.reshape(n, -1, *self.values.shape[1:]), 1, -1)
+        return shap.Explanation(values, base_values=self.base_score.reshape(n, -1), data=images)
+
+
+def save_round(
+    folder: Path, samples: Samples, attributions: Sequence[Attribution], settings: Mapping[str, Any]
+) -> None:
+    """Write samples, attributions and settings as `samples.npz`, `<method>.npz` and `settings.json`.
+
+    Args:
+        folder: created if needed.
+        samples, attributions: what was explained and how.
+        settings: anything that JSON can hold.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {f.name: getattr(samples, f.name) for f in dataclasses.fields(samples)}
+    _write_arrays(folder / "samples.npz", arrays)
+    methods: dict[str, Any] = {}
+    for attribution in attributions:
+        name = _free_name(attribution.method, methods)
+        about = {"method": attribution.method, "unit": attribution.unit, "settings": dict(attribution.settings)}
+        methods[name] = about
+        columns = ("values", "targets", "rows", "score", "base_score", "standard_error")
+        details = {f"details.{key}": array for key, array in attribution.details.items()}
+        _write_arrays(folder / f"{name}.npz", {key: getattr(attribution, key) for key in columns} | details)
+    text = json.dumps({**settings, "methods": methods}, indent=1, default=_plain)
+    (folder / "settings.json").write_text(text, encoding="utf-8")
+
+
+def load_round(folder: str | Path) -> tuple[Samples, list[Attribution], dict[str, Any]]:
+    """Read back what `save_round` wrote: samples, attributions and settings.
+
+    Args:
+        folder: one round, for example `explanations/epoch_0004`.
+
+    Raises:
+        InputError: the folder holds no round.
+    """
+    folder = Path(folder)
+    if not (folder / "settings.json").is_file():
+        raise InputError(f"{folder} holds no settings.json; give the folder of one round, such as epoch_0004.")
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    with np.load(folder / "samples.npz", allow_pickle=False) as file:
+        stored = dict(file)
+    for name in ("ids", "class_names", "missing", "value_range"):
+        stored[name] = tuple(stored[name].tolist())
+    stored["accuracy"] = float(stored["accuracy"])
+    attributions = []
+    for name, method in settings.pop("methods").items():
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
+            columns = {key: file[key] for key in file.files if not key.startswith("details.")}
+            details = {key.removeprefix("details."): file[key] for key in file.files if key not in columns}
+        attributions.append(Attribution(**method, details=details, **columns))
+    return Samples(**stored), attributions, settings
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez_compressed(path, **plain)
+
+
+def _free_name(wanted: str, taken: Mapping[str, Any]) -> str:
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in wanted) or "method"
+    return next(
+        f"{name}{suffix}" for suffix in ["", *(f"_{i}" for i in range(2, 99))] if f"{name}{suffix}" not in taken
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
