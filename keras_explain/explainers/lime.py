@@ -1,0 +1,205 @@
+"""LIME: the weights of superpixels in a linear surrogate of the score around one image."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from keras import ops
+
+from keras_explain.errors import ExplanationWarning, InputError, MissingExtra
+from keras_explain.gradients import Scorer
+from keras_explain.records import Attribution, Samples
+
+if TYPE_CHECKING:
+    from lime.lime_image import ImageExplanation
+
+_KERNEL_WIDTH = 0.25
+_NO_EFFECT = 1e-4
+
+
+def partly_hidden(present: Any, segments: Any, image: Any, hidden: Any) -> Any:
+    """x where the superpixel is present, the hidden image where it is not: one gather on the segment map."""
+    shown = ops.expand_dims(ops.take(present, segments, axis=1), -1)
+    return shown * image[None] + (1.0 - shown) * hidden[None]
+
+
+@dataclass
+class Lime:
+    """Weights of superpixels in a linear surrogate of the class logit around one image.
+
+        f(z)[target] ~ intercept + sum over superpixels s of weight_s * [s present in z]
+
+    fitted by the `lime` package's weighted ridge regression over random subsets z of superpixels, with its kernel
+    sqrt(exp(-d^2 / 0.25^2)) of the cosine distance d to the whole image. A pixel's value is the weight of its
+    superpixel, shared evenly among the channels.
+
+    Args:
+        samples: subsets z, one forward pass each.
+        segmentation: `"quickshift"` (lime's default), `"slic"`, or a function from an image scaled to [0, 1], with
+            three channels if it had one, to whole numbers (*image shape without channels).
+        hide: what stands in for an absent superpixel: `"mean"` (its own mean colour), `"blur"` (the image blurred with
+            a standard deviation of a tenth of its shorter side) or a number in the units of the images.
+        seed: of the segmentation and the subsets.
+
+    After `explain`, `explanations` holds one `lime.lime_image.ImageExplanation` for each image, and the attribution's
+    `details` hold `segments`, `weights` (padded with NaN), the surrogate's weighted `r2` and `effect`, the standard
+    deviation of the logit over the subsets. A low R2 says that the weights do not describe the model; a low effect,
+    that hiding changes nothing, about which a warning is given.
+
+    Raises:
+        InputError: fewer than two samples, an unknown segmentation or way to hide.
+        MissingExtra: lime or scikit-image is not installed.
+
+    Example:
+        >>> import keras, numpy as np, keras_explain as kx
+        >>> layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
+        >>> halves = kx.Lime(samples=50, segmentation=lambda image: np.arange(16).reshape(4, 4) // 8, hide=0.0)
+        >>> kx.explain(keras.Sequential(layers), np.ones((1, 4, 4, 1)), halves, targets=0).details["weights"].shape
+        (1, 2)
+
+    References:
+        Ribeiro et al. 2016, "Why Should I Trust You?". Known criticism: the answer moves with the segmentation, the way
+        to hide and the random subsets (Visani et al. 2020); images with hidden parts are none that the model knows.
+    """
+
+    method: ClassVar[str] = "lime"
+    samples: int = 1000
+    segmentation: str | Callable[[np.ndarray], np.ndarray] = "quickshift"
+    hide: str | float = "mean"
+    seed: int = 0
+    explanations: list[ImageExplanation] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise InputError(f"samples must be at least 2; got {self.samples}.")
+        if not callable(self.segmentation) and self.segmentation not in ("quickshift", "slic"):
+            raise InputError(f"segmentation must be 'quickshift', 'slic' or a function; got {self.segmentation!r}.")
+        if isinstance(self.hide, str) and self.hide not in ("mean", "blur"):
+            raise InputError(f"hide must be 'mean', 'blur' or a number; got {self.hide!r}.")
+
+    def explain(self, scorer: Scorer, samples: Samples) -> Attribution:
+        """One map for each image and target."""
+        self.explanations = []
+        values, weights, scores, r2, effect, maps = [], [], [], [], [], []
+        for i in range(len(samples)):
+            image, targets = samples.images[i], samples.targets[i]
+            segments = self._segments(image, samples.value_range)
+            present = self._subsets(int(segments.max()) + 1)
+            hidden = self._hidden(image, segments)
+            logits = scorer.evaluate(partly_hidden, [present], [segments, image, hidden])
+            explanation, fits = self._surrogate(image, segments, present, logits, targets)
+            self.explanations.append(explanation)
+            for target, (weight, fit) in zip(targets, fits, strict=True):
+                spread = float(logits[:, target].std())
+                if spread <= _NO_EFFECT * max(1.0, abs(float(logits[0, target]))):
+                    self._warn_of_no_effect(samples.ids[i], samples.class_name(int(target)), spread)
+                values.append(np.repeat(weight[segments][..., None] / image.shape[-1], image.shape[-1], axis=-1))
+                weights.append(weight)
+                scores.append(logits[0, target])
+                r2.append(fit)
+                effect.append(spread)
+                maps.append(segments)
+        most = max(map(len, weights))
+        padded = np.array([np.pad(w, (0, most - len(w)), constant_values=np.nan) for w in weights])
+        details = {"segments": np.array(maps), "weights": padded, "r2": np.array(r2), "effect": np.array(effect)}
+        chosen = self.segmentation if isinstance(self.segmentation, str) else repr(self.segmentation)
+        return Attribution(
+            method=self.method,
+            values=np.array(values),
+            targets=samples.targets.reshape(-1),
+            rows=samples.rows,
+            score=np.array(scores),
+            unit="logit per superpixel",
+            settings={"samples": self.samples, "segmentation": chosen, "hide": self.hide, "seed": self.seed},
+            details=details,
+        )
+
+    def _warn_of_no_effect(self, name: str, target: str, spread: float) -> None:
+        warnings.warn(
+            f"LIME: hiding superpixels of image {name} with hide={self.hide!r} changes the score of {target} by only "
+            f"{spread:.2g}; the map says nothing. Try another hide.",
+            ExplanationWarning,
+            stacklevel=4,
+        )
+
+    def _segments(self, image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+        """Superpixels 0, 1, ... of an image, (*image shape without channels) int32."""
+        low, high = value_range
+        scaled = (image - low) / max(high - low, 1e-12)
+        if image.shape[-1] == 1:
+            scaled = np.repeat(scaled, 3, axis=-1)
+        segments = np.asarray(self.segmentation(scaled) if callable(self.segmentation) else self._superpixels(scaled))
+        if segments.shape != image.shape[:-1]:
+            raise InputError(f"segmentation gave shape {segments.shape} for an image of shape {image.shape}.")
+        return np.unique(segments, return_inverse=True)[1].reshape(segments.shape).astype("int32")
+
+    def _superpixels(self, scaled: np.ndarray) -> np.ndarray:
+        try:
+            from skimage import segmentation
+        except ImportError as error:
+            raise MissingExtra("Lime needs scikit-image for its superpixels: pip install scikit-image") from error
+        if self.segmentation == "slic":
+            return np.asarray(segmentation.slic(scaled, n_segments=50, channel_axis=-1, start_label=0))
+        if scaled.ndim != 3 or scaled.shape[-1] != 3:
+            raise InputError(
+                "quickshift needs images with two axes and one or three channels; use segmentation='slic'."
+            )
+        # lime's own kernel of 4 pixels, made for 299 x 299, joins a smaller image into very few superpixels.
+        kernel = min(4.0, max(1.0, 4.0 * min(scaled.shape[:2]) / 299))
+        return np.asarray(
+            segmentation.quickshift(
+                scaled.astype("float64"), kernel_size=kernel, max_dist=200, ratio=0.2, rng=self.seed
+            )
+        )
+
+    def _hidden(self, image: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        """The image with every superpixel hidden."""
+        if self.hide == "blur":
+            from scipy.ndimage import gaussian_filter
+
+            sigma = min(segments.shape) / 10
+            return np.asarray(gaussian_filter(image, [sigma] * segments.ndim + [0]))
+        if self.hide == "mean":
+            flat, pixels = segments.reshape(-1), image.reshape(-1, image.shape[-1])
+            sums = np.stack([np.bincount(flat, channel) for channel in pixels.T], axis=-1)
+            return (sums / np.bincount(flat)[:, None]).astype("float32")[segments]
+        return np.full_like(image, self.hide)
+
+    def _subsets(self, count: int) -> np.ndarray:
+        """(samples, superpixels) 0 or 1; the first row is the whole image."""
+        random = np.random.RandomState(self.seed)  # lime's own generator, so that its subsets can be repeated
+        present = random.randint(0, 2, self.samples * count).reshape(self.samples, count)
+        present[0] = 1
+        return present.astype("float32")
+
+    def _surrogate(
+        self, image: np.ndarray, segments: np.ndarray, present: np.ndarray, logits: np.ndarray, targets: np.ndarray
+    ) -> tuple[ImageExplanation, list[tuple[np.ndarray, float]]]:
+        """lime's explanation of one image, and for each target the weights and the weighted R2."""
+        try:
+            from lime.lime_base import LimeBase
+            from lime.lime_image import ImageExplanation
+        except ImportError as error:
+            raise MissingExtra("Lime needs lime: pip install lime") from error
+        # The cosine distance of a 0/1 row to the row of ones.
+        distances = 1 - np.sqrt(present.mean(axis=1, dtype="float64"))
+        base = LimeBase(
+            lambda d: np.sqrt(np.exp(-(d**2) / _KERNEL_WIDTH**2)), random_state=np.random.RandomState(self.seed)
+        )
+        explanation = ImageExplanation(np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image, segments)
+        explanation.top_labels = list(map(int, targets))
+        fits = []
+        for target in map(int, targets):
+            intercept, pairs, r2, prediction = base.explain_instance_with_data(
+                present, logits, distances, target, present.shape[1], feature_selection="none"
+            )
+            explanation.intercept[target], explanation.local_exp[target] = intercept, pairs
+            explanation.score, explanation.local_pred = r2, prediction
+            weight = np.zeros(present.shape[1])
+            weight[[s for s, _ in pairs]] = [w for _, w in pairs]
+            fits.append((weight, float(r2)))
+        return explanation, fits

@@ -1,0 +1,96 @@
+"""Slow, literal twins of the methods in float64, to be compared with the fast ones.
+
+The network is a two-layer perceptron whose forward and backward pass are written out, so nothing here depends on a
+gradient library: h = W1' x + b1, z = W2' relu(h) + b2.
+"""
+
+import keras
+import numpy as np
+from keras import layers
+
+
+class Mlp:
+    """A two-layer perceptron on images, once as numpy and once as a Keras model with the same weights."""
+
+    def __init__(self, shape=(3, 4, 2), hidden=7, classes=3, seed=0, cap=None):
+        random = np.random.default_rng(seed)
+        d = int(np.prod(shape))
+        self.shape, self.cap = shape, cap
+        self.w1, self.b1 = random.normal(0, 0.7, (d, hidden)), random.normal(0, 0.3, hidden)
+        self.w2, self.b2 = random.normal(0, 1, (hidden, classes)), random.normal(0, 0.3, classes)
+
+    def keras(self, head="softmax"):
+        relu = "relu" if self.cap is None else layers.ReLU(max_value=self.cap)
+        model = keras.Sequential(
+            [
+                keras.Input(self.shape),
+                layers.Flatten(),
+                layers.Dense(len(self.b1), activation=relu),
+                layers.Dense(len(self.b2), activation=head),
+            ]
+        )
+        model.set_weights([self.w1, self.b1, self.w2, self.b2])
+        return model
+
+    def score(self, x, target):
+        h = x.reshape(-1).astype("float64") @ self.w1 + self.b1
+        return (np.clip(h, 0, self.cap) @ self.w2 + self.b2)[target]
+
+    def gradient(self, x, target, rule="vanilla"):
+        h = x.reshape(-1).astype("float64") @ self.w1 + self.b1
+        backward = np.zeros_like(h)
+        for unit in range(len(h)):
+            arriving = self.w2[unit, target]
+            gate_open = h[unit] > 0 and (self.cap is None or h[unit] < self.cap)
+            if rule == "vanilla":
+                backward[unit] = arriving if gate_open else 0
+            elif rule == "guided":
+                backward[unit] = arriving if gate_open and arriving > 0 else 0
+            elif rule == "rectified":
+                backward[unit] = arriving if arriving > 0 else 0
+        return (self.w1 @ backward).reshape(self.shape)
+
+
+def smoothgrad(net, x, target, noises, rule="vanilla"):
+    total = np.zeros(x.shape)
+    for noise in noises:
+        total += net.gradient(x + noise, target, rule)
+    return total / len(noises)
+
+
+def integrated_gradients(net, x, target, baseline, steps=20_000):
+    """The integral as a midpoint sum over very many steps."""
+    total = np.zeros(x.shape)
+    for k in range(steps):
+        total += net.gradient(baseline + (k + 0.5) / steps * (x - baseline), target)
+    return (x - baseline) * total / steps
+
+
+def gradient_shap(net, x, target, background, index, alpha):
+    """Mean and standard error over the given points."""
+    terms = []
+    for j, a in zip(index, alpha, strict=True):
+        baseline = background[j].astype("float64")
+        terms.append((x - baseline) * net.gradient(baseline + a * (x - baseline), target))
+    return np.mean(terms, axis=0), np.std(terms, axis=0, ddof=1) / np.sqrt(len(terms))
+
+
+def lime(score, image, segments, hidden, present):
+    """Weights, intercept and weighted R2 of the ridge surrogate, by its normal equations."""
+    labels, kernel = [], []
+    for row in present:
+        perturbed = np.array(image, "float64")
+        for segment, on in enumerate(row):
+            if not on:
+                perturbed[segments == segment] = hidden[segments == segment]
+        labels.append(score(perturbed))
+        distance = 1 - row.sum() / (np.sqrt(row.sum()) * np.sqrt(len(row))) if row.any() else 1.0
+        kernel.append(np.sqrt(np.exp(-(distance**2) / 0.25**2)))
+    y, w = np.array(labels), np.array(kernel)
+    design = present - np.average(present, axis=0, weights=w)
+    centred = y - np.average(y, weights=w)
+    gram = design.T @ (w[:, None] * design) + np.eye(present.shape[1])
+    weights = np.linalg.solve(gram, design.T @ (w * centred))
+    residual = centred - design @ weights
+    r2 = 1 - (w * residual**2).sum() / (w * centred**2).sum()
+    return weights, r2
