@@ -1,0 +1,207 @@
+"""Attribution -> matplotlib Figure. The one place that normalises for the eye.
+
+Maps are summed over channels, cut at a percentile of their absolute value and drawn signed, red for and blue against
+the explained class, transparent at zero, over a faded copy of the image. Scale and percentile are printed. Nothing
+here goes through `pyplot`, so no state of matplotlib is touched and figures can be drawn on any thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_explain.errors import InputError
+from keras_explain.records import Attribution, Samples
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_CELL = 2.3  # inches
+_MAP = "RdBu_r"
+_OUTLINE = "#ffd400"
+
+
+def panel(
+    samples: Samples,
+    attributions: Sequence[Attribution],
+    *,
+    title: str = "",
+    outlines: np.ndarray | None = None,
+    percentile: float = 99.5,
+) -> Figure:
+    """One row for each image: the unmarked original, then one map for each method and target, then a caption.
+
+    Args:
+        samples: what was explained, images (n, h, w, c) with c = 1, 3 or 4.
+        attributions: of these samples.
+        title: written above everything, for example the epoch.
+        outlines: (n, h, w) bool, regions of interest drawn as an outline.
+        percentile: of the absolute map, at which colours are cut; printed under each map.
+
+    Returns:
+        A `matplotlib.figure.Figure` that belongs to no `pyplot` window.
+
+    Raises:
+        InputError: images of another rank, an attribution of other samples, a percentile outside (0, 100].
+
+    Example:
+        >>> import numpy as np, keras_explain as kx
+        >>> samples = kx.Samples(np.random.default_rng(0).random((1, 8, 8, 1)), targets=[1], confidence=[0.9])
+        >>> attribution = kx.Attribution("mine", np.ones((1, 8, 8, 1)), [1], [0], score=[64.0], base_score=[0.0])
+        >>> figure = kx.figures.panel(samples, [attribution], title="epoch 3")
+        >>> figure.savefig("panel.png")  # doctest: +SKIP
+    """
+    from matplotlib.figure import Figure
+
+    if not 0 < percentile <= 100:
+        raise InputError(f"percentile must be above 0 and at most 100; got {percentile}.")
+    if samples.images.ndim != 4 or samples.images.shape[-1] not in (1, 3, 4):
+        raise InputError(f"panel draws images (n, h, w, c) with 1, 3 or 4 channels; got {samples.images.shape}.")
+    for attribution in attributions:
+        if attribution.values.shape[1:] != samples.images.shape[1:] or set(attribution.rows) - set(range(len(samples))):
+            raise InputError(f"The {attribution.method} maps are not of these samples.")
+    cells = [[(a.of(i), row) for a in attributions for row in range(len(a.of(i)))] for i in range(len(samples))]
+    columns = 1 + max(map(len, cells), default=0)
+    height, width = samples.images.shape[1:3]
+    row_height = _CELL * height / width + 1.05
+    figure = Figure((_CELL * columns, row_height * max(len(samples), 1) + 0.25), dpi=110, facecolor="white")
+    if title:
+        figure.suptitle(
+            title,
+            x=0.05 / figure.get_figwidth(),
+            y=1 - 0.06 / figure.get_figheight(),
+            ha="left",
+            va="top",
+            fontsize=11,
+            weight="bold",
+        )
+    for i, row in enumerate(cells):
+        top = figure.get_figheight() - 0.25 - i * row_height
+        _text(figure, 0.05, top - 0.02, caption(samples, i), size=9.5)
+        outline = None if outlines is None else outlines[i]
+        _draw_image(_axes(figure, 0, top, samples), samples, i, outline)
+        for column, (attribution, r) in enumerate(row, start=1):
+            several = len(attribution) > 1
+            name = samples.class_name(int(attribution.targets[r])) if several else ""
+            axes = _axes(figure, column, top, samples)
+            axes.set_title(
+                attribution.method.replace("_", " ") + (f"\nwhy {name}?" if several else ""), fontsize=9, pad=3
+            )
+            _draw_map(figure, axes, samples, i, attribution, r, outline, percentile)
+    return figure
+
+
+def caption(samples: Samples, i: int) -> str:
+    """What is known of one image, in words: name, true class, explained class and its probability."""
+    target = int(samples.targets[i, 0])
+    words = [f"image {samples.ids[i]}"]
+    if samples.labels[i] >= 0:
+        words.append(f"true class {samples.labels[i]}")
+    words.append(
+        f"explained: {samples.class_name(target)}" if samples.targets.shape[1] == 1 else "several classes explained"
+    )
+    if np.isfinite(samples.confidence[i]):
+        words.append(f"predicted with p = {_probability(samples.confidence[i])}")
+    return "  ·  ".join(words)
+
+
+def _probability(p: float) -> str:
+    """Enough digits that 0.99998 does not become 1."""
+    digits = 3 if p < 0.9995 else min(9, 1 + math.ceil(-math.log10(max(1 - p, 1e-9))))
+    return f"{p:.{digits}f}"
+
+
+def quality(attribution: Attribution, r: int) -> str:
+    """What the method says of its own exactness, in words."""
+    if np.isfinite(attribution.relative_completeness_error[r]):
+        return f"completeness error {100 * attribution.relative_completeness_error[r]:.2g} %"
+    if "r2" in attribution.details:
+        return f"surrogate R² {attribution.details['r2'][r]:.2f}, effect {attribution.details['effect'][r]:.2g}"
+    return "promises no sum"
+
+
+def signed_map(attribution: Attribution, r: int, percentile: float) -> tuple[np.ndarray, float]:
+    """The channel sum of one map and the value at which its colours are cut."""
+    flat = attribution.values[r].sum(axis=-1, dtype="float64")
+    limit = float(np.percentile(np.abs(flat), percentile)) or float(np.abs(flat).max()) or 1.0
+    return flat, limit
+
+
+def _axes(figure: Figure, column: int, top: float, samples: Samples) -> Axes:
+    height = _CELL * samples.images.shape[1] / samples.images.shape[2]
+    box = (column * _CELL + 0.05, top - 0.5 - height + 0.1, _CELL - 0.1, height - 0.1)
+    axes = figure.add_axes(_share(figure, box))
+    axes.set_axis_off()
+    return axes
+
+
+def _share(figure: Figure, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    width, height = figure.get_size_inches()
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
+
+
+def _text(figure: Figure, x: float, y: float, words: str, size: float) -> None:
+    x, y, _, _ = _share(figure, (x, y, 0, 0))
+    # A dollar sign in a name must not start a formula.
+    figure.text(x, y, words, fontsize=size, ha="left", va="top", parse_math=False)
+
+
+def _shown(samples: Samples, i: int) -> np.ndarray:
+    low, high = samples.value_range
+    image = np.clip((samples.images[i] - low) / max(high - low, 1e-12), 0, 1)
+    return image[..., 0] if image.shape[-1] == 1 else image
+
+
+def _draw_image(axes: Axes, samples: Samples, i: int, outline: np.ndarray | None) -> None:
+    axes.imshow(_shown(samples, i), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title("image", fontsize=9, pad=3)
+    _draw_outline(axes, outline)
+
+
+def _draw_map(
+    figure: Figure,
+    axes: Axes,
+    samples: Samples,
+    i: int,
+    attribution: Attribution,
+    r: int,
+    outline: np.ndarray | None,
+    percentile: float,
+) -> None:
+    values, limit = signed_map(attribution, r, percentile)
+    image = _shown(samples, i)
+    grey = image if image.ndim == 2 else image[..., :3].mean(axis=-1)
+    axes.imshow(1 - 0.3 * (1 - grey), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    strength = np.clip(np.abs(values) / limit, 0, 1)
+    drawn = axes.imshow(
+        np.clip(values, -limit, limit), cmap=_MAP, vmin=-limit, vmax=limit, alpha=strength, interpolation="nearest"
+    )
+    _draw_outline(axes, outline)
+    box = axes.get_position()
+    bar = figure.add_axes((box.x0, box.y0 - 0.1 / figure.get_figheight(), box.width, 0.06 / figure.get_figheight()))
+    colour = figure.colorbar(_opaque(drawn), cax=bar, orientation="horizontal", ticks=[-limit, 0, limit])
+    colour.ax.set_xticklabels([f"{-limit:.2g}", "0", f"{limit:.2g}"], fontsize=7)
+    colour.ax.tick_params(length=2, pad=1)
+    colour.outline.set_linewidth(0.4)
+    labels = colour.ax.get_xticklabels()
+    labels[0].set_horizontalalignment("left")
+    labels[-1].set_horizontalalignment("right")
+    words = f"{attribution.unit}, cut at {percentile:g} %\n{quality(attribution, r)}"
+    colour.ax.set_xlabel(words, fontsize=7, labelpad=1, parse_math=False)
+
+
+def _opaque(drawn: Any) -> Any:
+    """The same colours without the transparency of the map, for the colour bar."""
+    from matplotlib.cm import ScalarMappable
+
+    return ScalarMappable(norm=drawn.norm, cmap=drawn.cmap)
+
+
+def _draw_outline(axes: Axes, outline: np.ndarray | None) -> None:
+    if outline is not None and outline.any() and not outline.all():
+        axes.contour(outline, levels=[0.5], colors="black", linewidths=2.2)
+        axes.contour(outline, levels=[0.5], colors=_OUTLINE, linewidths=1.1)
