@@ -1,0 +1,177 @@
+"""Where rounds of explanation go: MLflow, a folder, or the user's own tracker. The one place that imports mlflow.
+
+A round is a folder of pictures (`<name>.png`), arrays (`.npz`) and `settings.json`, with numbers beside it. Both
+trackers keep the same tree, `explanations/epoch_0004/...`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from keras_explain.errors import MissingExtra
+
+_ROOT = "explanations"
+_PARAM_LENGTH = 6000
+
+
+def round_name(step: int) -> str:
+    """Folder of the round of one epoch."""
+    return f"epoch_{step:04d}"
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """What the callback needs of a tracker; any object with these three methods will do."""
+
+    def start(self, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Called on the training thread before the first round; settings and tags describe the whole run."""
+
+    def log_round(self, step: int, folder: Path, numbers: Mapping[str, float]) -> None:
+        """Keep the files of `folder`, pictures at its top included, and the numbers, at one step. On another thread."""
+
+    def finish(self) -> None:
+        """Called after the last round."""
+
+
+class MlflowTracker:
+    """Logs rounds to MLflow: into the active run, or into one that it starts and ends.
+
+    Each picture becomes an image of the run's image view, `log_image(key="explanations/<name>", step=epoch)`, so that
+    the UI gives it a step slider, and a full-size PNG among the artifacts; arrays and settings lie beside it; numbers
+    become metrics at the same step.
+
+    Args:
+        run_id: log into this run; None takes the active one when the first round is due, else starts one.
+        tracking_uri: of the server or store; None takes MLflow's own setting.
+
+    Raises:
+        MissingExtra: mlflow is not installed.
+
+    Example:
+        >>> import keras_explain as kx
+        >>> tracker = kx.MlflowTracker(tracking_uri="sqlite:///mlflow.db")
+    """
+
+    def __init__(self, run_id: str | None = None, tracking_uri: str | None = None):
+        try:
+            import mlflow
+        except ImportError as error:
+            raise MissingExtra("MlflowTracker needs mlflow: pip install mlflow") from error
+        self._mlflow = mlflow
+        self._given = run_id
+        self._uri = tracking_uri
+        self._ours = False
+        self._client: Any = None
+        self.run_id = run_id
+
+    def start(self, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Find or start the run, and describe the settings as its params and tags."""
+        # The active run is known to this thread only, and rounds are logged from another: keep its id.
+        uri = self._uri or self._mlflow.get_tracking_uri()
+        self._client = self._mlflow.MlflowClient(uri)
+        active = self._mlflow.active_run()
+        self._ours = False
+        if self._given is not None:
+            self.run_id = self._given
+        elif active is not None:
+            self.run_id = active.info.run_id
+        else:
+            self.run_id = self._new_run()
+            self._ours = True
+        known = self._client.get_run(self.run_id).data.params
+        for name, value in settings.items():
+            # MLflow refuses to change a param, and a run may be explained by several fits.
+            if f"explain.{name}" not in known:
+                self._client.log_param(self.run_id, f"explain.{name}", str(value)[:_PARAM_LENGTH])
+        for name, text in tags.items():
+            self._client.set_tag(self.run_id, f"keras_explain.{name}", text)
+
+    def _new_run(self) -> str:
+        """A run with MLflow's usual tags in the usual experiment, which is not left active."""
+        before = self._mlflow.get_tracking_uri()
+        try:
+            if self._uri is not None:
+                self._mlflow.set_tracking_uri(self._uri)
+            with self._mlflow.start_run() as run:
+                run_id = str(run.info.run_id)
+        finally:
+            if self._uri is not None:
+                self._mlflow.set_tracking_uri(before)
+        self._client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def log_round(self, step: int, folder: Path, numbers: Mapping[str, float]) -> None:
+        """Log one round into the run."""
+        from PIL import Image
+
+        self._client.log_artifacts(self.run_id, str(folder), f"{_ROOT}/{round_name(step)}")
+        for path in sorted(folder.glob("*.png")):
+            with Image.open(path) as picture:
+                # The UI draws one card a key, so keys stay few and the epoch goes into the step.
+                self._client.log_image(
+                    self.run_id, picture.convert("RGB"), key=f"{_ROOT}/{path.stem}", step=step, synchronous=True
+                )
+        for name, value in numbers.items():
+            self._client.log_metric(self.run_id, name, float(value), step=step)
+
+    def finish(self) -> None:
+        """End the run if it was started here."""
+        if self._ours:
+            self._client.set_terminated(self.run_id)
+            self._ours = False
+
+    @property
+    def where(self) -> str:
+        """Where to look, in words."""
+        return f"MLflow run {self.run_id}"
+
+
+class DirectoryTracker:
+    """Keeps rounds in a folder, in the same tree as `MlflowTracker`, with numbers in `metrics.csv`.
+
+    Args:
+        folder: created if needed; rounds go to `folder/explanations/epoch_0004`.
+
+    Example:
+        >>> import keras_explain as kx
+        >>> tracker = kx.DirectoryTracker("runs/one")
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def start(self, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Write the settings and tags of the run."""
+        root = self.folder / _ROOT
+        root.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"params": dict(settings), "tags": dict(tags)}, indent=1, default=str)
+        (root / "run.json").write_text(text, encoding="utf-8")
+
+    def log_round(self, step: int, folder: Path, numbers: Mapping[str, float]) -> None:
+        """Copy one round, and append its numbers."""
+        root = self.folder / _ROOT
+        partial = root / f".{round_name(step)}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial)
+        shutil.rmtree(root / round_name(step), ignore_errors=True)
+        partial.rename(root / round_name(step))
+        path = root / "metrics.csv"
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["step", "name", "value"])
+            writer.writerows([step, name, repr(float(value))] for name, value in numbers.items())
+
+    def finish(self) -> None:
+        """Nothing is left open."""
+
+    @property
+    def where(self) -> str:
+        """Where to look, in words."""
+        return str(self.folder / _ROOT)
