@@ -1,0 +1,268 @@
+"""ExplanationCallback: every few epochs, show for each class why the model is so sure."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_explain.engine import Round, explain_round, versions, write_round
+from keras_explain.errors import ExplanationWarning, InputError
+from keras_explain.explainers import Explainer, resolve
+from keras_explain.gradients import Scorer
+from keras_explain.selection import ClassMap, select
+from keras_explain.tracking import MlflowTracker, Tracker
+
+_ACCURACIES = ("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")
+_ACCURACY_SLACK = 0.2
+
+
+class ExplanationCallback(keras.callbacks.Callback):
+    """Explains, every few epochs, the validation images that the model gets right with most confidence.
+
+    A round selects the top images of each class in one pass over the validation data, explains them by every method,
+    and hands figures, arrays and numbers to a tracker, which by default is MLflow: one picture a class with a step
+    slider over epochs. Drawing and logging go on in the background while training continues. Training itself is not
+    disturbed: a seeded loss history is the same to the bit with and without the callback.
+
+    The numbers of a round (`val_explain_<method>_<metric>`) are put into `logs`, so callbacks that stand after this
+    one in the list (`EarlyStopping`, `ModelCheckpoint`, `CSVLogger`, ...) can use them in the epochs that are
+    explained. Put `SwapEMAWeights(swap_on_epoch=True)` and the like before it, so that the weights explained are those
+    evaluated.
+
+    Args:
+        validation_data: what `model.fit(validation_data=...)` takes, see `keras_explain.select`.
+        explainers: names of methods, or explainer objects.
+        class_names: names of the model's outputs.
+        class_map: data-set class -> model output, see `keras_explain.ClassMap`; classes left out are not explained.
+        images_per_class: how many images of each class.
+        candidates: look at so many validation images; None looks at all.
+        background: images drawn from the candidates for the expectation of GradientShap.
+        frequency: explain epochs 0, frequency, 2 frequency, ... (as counted by Keras) and always the last one.
+        max_overhead: share of the training time that rounds may take, such as 0.05; rounds beyond it are skipped. The
+            first round always runs, since its cost is not known before, and room is kept for the last. None: no limit.
+        tracker: where rounds go; None is `MlflowTracker()`.
+        value_range: (lowest, highest) pixel that the model was trained on; images outside are refused.
+        output: name of the explained output, where the model has several.
+        seed: of the background, of GradientShap, SmoothGrad and LIME.
+        on_error: `"warn"` turns whatever goes wrong into an `ExplanationWarning` and training goes on; `"raise"` lets
+            it end the training.
+
+    After a round, `latest` holds what it found, a `keras_explain.engine.Round`.
+
+    Raises:
+        InputError: at once for arguments that cannot work; in training as `on_error` says.
+
+    Example:
+        >>> import keras, numpy as np, keras_explain as kx
+        >>> from keras_explain.callbacks import ExplanationCallback
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
+        >>> model.compile("sgd", "sparse_categorical_crossentropy")
+        >>> x, y = np.random.default_rng(0).random((8, 4, 4, 1)), np.arange(8) % 2
+        >>> callback = ExplanationCallback((x, y), ["vanilla"], tracker=kx.DirectoryTracker("run"))
+        >>> history = model.fit(x, y, epochs=1, verbose=0, callbacks=[callback])
+    """
+
+    def __init__(
+        self,
+        validation_data: Any,
+        explainers: Sequence[str | Explainer] = (
+            "vanilla",
+            "guided",
+            "rectified",
+            "integrated_gradients",
+            "lime",
+            "gradient_shap",
+        ),
+        class_names: Sequence[str] = (),
+        class_map: Any = None,
+        images_per_class: int = 1,
+        candidates: int | None = 5000,
+        background: int = 50,
+        frequency: int = 5,
+        max_overhead: float | None = None,
+        tracker: Tracker | None = None,
+        value_range: tuple[float, float] | None = None,
+        output: str | None = None,
+        seed: int = 0,
+        on_error: str = "warn",
+    ):
+        super().__init__()
+        if validation_data is None:
+            raise InputError("validation_data must be given: Keras does not tell callbacks what fit validates on.")
+        if frequency < 1:
+            raise InputError(f"frequency must be at least 1 epoch; got {frequency}.")
+        if max_overhead is not None and not 0 < max_overhead <= 1:
+            raise InputError(f"max_overhead must be a share above 0 and at most 1, such as 0.05; got {max_overhead}.")
+        if on_error not in ("warn", "raise"):
+            raise InputError(f"on_error must be 'warn' or 'raise'; got {on_error!r}.")
+        if isinstance(explainers, str) or not len(explainers):
+            raise InputError(f"explainers must be a list of names or objects, at least one; got {explainers!r}.")
+        if tracker is not None and not isinstance(tracker, Tracker):
+            raise InputError(f"tracker must have start, log_round and finish; got {type(tracker).__name__}.")
+        self.validation_data = validation_data
+        self.explainers = [_named(method, seed) for method in explainers]
+        self.tracker = MlflowTracker() if tracker is None else tracker
+        self.frequency, self.max_overhead, self.on_error = frequency, max_overhead, on_error
+        self.selecting: dict[str, Any] = {
+            "class_map": ClassMap(class_map),
+            "class_names": tuple(class_names),
+            "images_per_class": images_per_class,
+            "candidates": candidates,
+            "background": background,
+            "value_range": value_range,
+            "seed": seed,
+        }
+        self._output = output
+        self._scorer: Scorer | None = None
+        self._worker: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+        self._begin_fit()
+
+    def _begin_fit(self) -> None:
+        self.latest: Round | None = None
+        self._started = False
+        self._explained = self._last = -1
+        self._clock, self._spent, self._cost, self._epochs = time.perf_counter(), 0.0, 0.0, 0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Start afresh; the callback can be used by several fits."""
+        self._settle()
+        self._begin_fit()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Explain the epoch if it is due, and put its numbers into `logs`."""
+        model = self.model
+        self._last, self._epochs = epoch, self._epochs + 1
+        is_last = epoch + 1 == self.params.get("epochs") or model.stop_training
+        if (is_last or epoch % self.frequency == 0) and self._affordable(epoch, is_last):
+            self._round(model, epoch, {} if logs is None else logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Explain the last epoch if fit ended early, wait for what is still being logged, and close the tracker."""
+        if self._last >= 0 and self._explained != self._last and self._affordable(self._last, is_last=True):
+            self._round(self.model, self._last, {})
+        self._settle()
+        if self._worker is not None:
+            self._worker.shutdown()
+            self._worker = None
+        if self._started:
+            self._guarded("finish", self.tracker.finish)
+
+    def _affordable(self, epoch: int, is_last: bool) -> bool:
+        """Whether one more round, and the last one still to come, keep within `max_overhead`."""
+        if self.max_overhead is None or self._explained < 0:
+            return True
+        training = time.perf_counter() - self._clock - self._spent
+        expected = training * self.params.get("epochs", self._epochs) / max(epoch + 1, 1)
+        ahead = self._cost * (1 if is_last else 2)
+        if self._spent + ahead <= self.max_overhead * max(training, expected):
+            return True
+        self._say(f"epoch {epoch + 1} is not explained: a round of {self._cost:.1f} s would exceed max_overhead.")
+        return False
+
+    def _round(self, model: keras.Model, epoch: int, logs: dict[str, Any]) -> None:
+        begun = time.perf_counter()
+        self._settle()
+        self._guarded(f"the round of epoch {epoch + 1}", lambda: self._explain(model, epoch, logs))
+        self._explained = epoch
+        self._cost = time.perf_counter() - begun
+        self._spent += self._cost
+
+    def _explain(self, model: keras.Model, epoch: int, logs: dict[str, Any]) -> None:
+        if self._scorer is None or self._scorer.model is not model:
+            self._scorer = Scorer(model, self._output)
+        if not self._started:
+            self.tracker.start(self._settings(), versions())
+            self._started = True
+        with _progress(len(self.explainers) + 1, bool(self.params.get("verbose", 0))) as bar:
+            bar.set_description(f"epoch {epoch + 1}: selecting")
+            samples = select(self._scorer, self.validation_data, **self.selecting)
+            self._compare_accuracy(samples.accuracy, logs)
+
+            def advance(name: str) -> None:
+                bar.update()
+                bar.set_description(f"epoch {epoch + 1}: {name}")
+
+            found = explain_round(self._scorer, samples, self.explainers, self._failed, advance)
+        self.latest = found
+        logs.update(found.numbers)
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, "keras-explain")
+        self._pending = self._worker.submit(self._publish, found, epoch)
+
+    def _publish(self, found: Round, epoch: int) -> None:
+        """Draw and log a round; runs on the background thread."""
+        folder = Path(tempfile.mkdtemp(prefix="keras-explain-"))
+        try:
+            write_round(folder, found, f"epoch {epoch + 1}", {**self._settings(), "epoch": epoch})
+            self.tracker.log_round(epoch, folder, found.numbers)
+        except Exception as error:
+            raise RuntimeError(f"{type(error).__name__}: {error} (what was computed is kept in {folder})") from error
+        shutil.rmtree(folder)
+
+    def _settle(self) -> None:
+        """Wait for the round that is being logged."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._guarded("logging a round", pending.result)
+
+    def _guarded(self, what: str, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:  # an explanation must not end a training, unless it was asked to
+            if self.on_error == "raise":
+                raise
+            self._warn(f"{what} failed, training goes on. {type(error).__name__}: {error}")
+
+    def _failed(self, name: str, error: Exception) -> None:
+        if self.on_error == "raise":
+            raise error
+        self._warn(f"{name} failed, the rest of the round is done. {type(error).__name__}: {error}")
+
+    def _compare_accuracy(self, accuracy: float, logs: dict[str, Any]) -> None:
+        """Warn if the data given here are predicted much worse or better than those that fit validates on."""
+        known = [logs[f"val_{name}"] for name in _ACCURACIES if f"val_{name}" in logs]
+        if known and self.selecting["candidates"] is None and abs(known[0] - accuracy) > _ACCURACY_SLACK:
+            self._warn(
+                f"the model gets {accuracy:.2f} of the images given to ExplanationCallback right, but {known[0]:.2f} of "
+                "those that fit validates on. Are both scaled alike, and is class_map right?"
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        methods = {name: repr(explainer) for name, explainer in self.explainers}
+        chosen = {**self.selecting, "class_map": self.selecting["class_map"].as_text()}
+        return {**chosen, "explainers": methods, "frequency": self.frequency, "max_overhead": self.max_overhead}
+
+    def _warn(self, words: str) -> None:
+        warnings.warn(f"keras_explain: {words}", ExplanationWarning, stacklevel=2)
+
+    def _say(self, words: str) -> None:
+        if self.params.get("verbose", 0):
+            print(f"\nkeras_explain: {words}")
+
+
+def _named(method: str | Explainer, seed: int) -> tuple[str, Explainer]:
+    """An explainer with the name under which its numbers are kept; methods given by name take the callback's seed."""
+    explainer: Any = resolve(method)
+    if isinstance(method, str):
+        return method, dataclasses.replace(explainer, seed=seed) if hasattr(explainer, "seed") else explainer
+    return str(getattr(explainer, "method", type(explainer).__name__)), explainer
+
+
+def _progress(total: int, wanted: bool) -> Any:
+    """A line that shows on a terminal only, and is gone before Keras draws its own bar again."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no watching thread
+
+    return Bar(total=total, leave=False, disable=None if wanted else True, unit="method")
