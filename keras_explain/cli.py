@@ -33,9 +33,8 @@ def demo(size: int, epochs: int, images: int, tracking_uri: str) -> None:
 )
 def redraw(folder: Path, percentile: float, out: Path | None) -> None:
     """Draw the pictures of a logged round again from its arrays, for example FOLDER = explanations/epoch_0004."""
-    from keras_explain.engine import panel_names
+    from keras_explain.engine import draw_round
     from keras_explain.errors import ExplainError
-    from keras_explain.figures import panel
     from keras_explain.records import load_round
 
     try:
@@ -44,7 +43,6 @@ def redraw(folder: Path, percentile: float, out: Path | None) -> None:
         raise click.ClickException(str(error)) from error
     target = out or folder
     target.mkdir(parents=True, exist_ok=True)
-    for i, name in enumerate(panel_names(samples)):
-        figure = panel(samples[[i]], [a.of(i) for a in attributions], title=settings["title"], percentile=percentile)
-        figure.savefig(target / f"{name}.png")
-        click.echo(target / f"{name}.png")
+    per_class = settings.get("images_per_class", 1)
+    for path in draw_round(target, samples, attributions, settings["title"], per_class, percentile):
+        click.echo(path)

@@ -103,7 +103,7 @@ def table(callback: ExplanationCallback, masks: np.ndarray) -> str:
             share = relevance_mass(exact.values[i : i + 1], mask[None])[0]
             line += f"{share:>15.0%}{mask.mean():>13.0%}" if mask.any() else f"{'no lesion':>15}{'-':>13}"
         lines.append(line)
-    for label in found.samples.missing:
-        lines.append(f"{found.samples.class_name(label):<24}no image of this class is predicted correctly")
+    for _, absent in found.samples.missing:
+        lines.append(f"{found.samples.class_name(absent):<24}no image of this class is predicted correctly")
     lines.append("\nCompleteness error and share inside the lesion are those of Integrated Gradients.")
     return "\n".join(lines)

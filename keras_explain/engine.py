@@ -89,20 +89,57 @@ def write_round(folder: Path, found: Round, title: str, settings: Mapping[str, A
         "panels": panel_names(found.samples),
     }
     save_round(folder, found.samples, found.attributions, about)
-    drawable = found.samples.images.ndim == 4 and found.samples.images.shape[-1] in (1, 3, 4)
-    for i, name in enumerate(panel_names(found.samples) if drawable else ()):
-        figure = figures.panel(found.samples[[i]], [a.of(i) for a in found.attributions], title=title)
+    draw_round(folder, found.samples, found.attributions, title, per_class=settings.get("images_per_class", 1))
+
+
+def draw_round(
+    folder: Path,
+    samples: Samples,
+    attributions: Sequence[Attribution],
+    title: str,
+    per_class: int = 1,
+    percentile: float = 99.5,
+) -> list[Path]:
+    """Draw one panel a sample, and a notice in the place of each that is missing.
+
+    Args:
+        folder: of the PNG files.
+        samples, attributions: as in `keras_explain.figures.panel`.
+        title: of every picture.
+        per_class: how many samples of each class were asked for.
+        percentile: of the absolute map, at which colours are cut.
+
+    Returns:
+        The files that were written.
+    """
+    if samples.images.ndim != 4 or samples.images.shape[-1] not in (1, 3, 4):
+        return []
+    drawn = {
+        name: figures.panel(samples[[i]], [a.of(i) for a in attributions], title=title, percentile=percentile)
+        for i, name in enumerate(panel_names(samples))
+    }
+    classes = dict.fromkeys(
+        [*zip(samples.labels.tolist(), samples.targets[:, 0].tolist(), strict=True), *samples.missing]
+    )
+    for label, target in classes:
+        for rank in range(per_class):
+            name, words = _panel_name(samples, label, target, rank), samples.class_name(target)
+            if name not in drawn:
+                words = f"{words}: no {'further ' if rank else ''}image of this class\nis predicted correctly."
+                drawn[name] = figures.notice(title, words)
+    for name, figure in drawn.items():
         figure.savefig(folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in drawn]
 
 
 def panel_names(samples: Samples) -> list[str]:
     """A stable, harmless file name for the panel of each sample: data-set class, name of the target, rank."""
-    names: list[str] = []
-    for label, targets in zip(samples.labels, samples.targets, strict=True):
-        stem = f"{label}-{plain_name(samples.class_name(int(targets[0])))}"
-        rank = sum(name == stem or name.startswith(f"{stem}-") for name in names)
-        names.append(stem if rank == 0 else f"{stem}-{rank + 1}")
-    return names
+    pairs = list(zip(samples.labels.tolist(), samples.targets[:, 0].tolist(), strict=True))
+    return [_panel_name(samples, *pair, rank=pairs[:i].count(pair)) for i, pair in enumerate(pairs)]
+
+
+def _panel_name(samples: Samples, label: int, target: int, rank: int) -> str:
+    return f"{label}-{plain_name(samples.class_name(target))}" + (f"-{rank + 1}" if rank else "")
 
 
 def plain_name(text: str) -> str:

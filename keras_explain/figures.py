@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CELL = 2.3  # inches
+_CELL, _CAPTION, _BELOW = 2.3, 0.3, 0.8  # inches: side of a picture, a line of text, title and colour bar of a picture
+_COLUMNS, _MOST_COLUMNS = 4, 5
 _MAP = "RdBu_r"
 _OUTLINE = "#ffd400"
 
@@ -65,54 +66,63 @@ def panel(
         if attribution.values.shape[1:] != samples.images.shape[1:] or set(attribution.rows) - set(range(len(samples))):
             raise InputError(f"The {attribution.method} maps are not of these samples.")
     cells = [[(a.of(i), row) for a in attributions for row in range(len(a.of(i)))] for i in range(len(samples))]
-    columns = 1 + max(map(len, cells), default=0)
-    height, width = samples.images.shape[1:3]
-    row_height = _CELL * height / width + 1.05
-    figure = Figure((_CELL * columns, row_height * max(len(samples), 1) + 0.25), dpi=110, facecolor="white")
-    if title:
-        figure.suptitle(
-            title,
-            x=0.05 / figure.get_figwidth(),
-            y=1 - 0.06 / figure.get_figheight(),
-            ha="left",
-            va="top",
-            fontsize=11,
-            weight="bold",
-        )
-    for i, row in enumerate(cells):
-        top = figure.get_figheight() - 0.25 - i * row_height
-        _text(figure, 0.05, top - 0.02, caption(samples, i), size=9.5)
+    widest = 1 + max(map(len, cells), default=0)
+    columns = widest if widest <= _MOST_COLUMNS else -(-widest // -(-widest // _COLUMNS))
+    line = _CELL * samples.images.shape[1] / samples.images.shape[2] + _BELOW
+    block = 2 * _CAPTION + line * -(-widest // columns)
+    figure = Figure((_CELL * columns, _CAPTION + block * len(samples)), dpi=110, facecolor="white")
+    _text(figure, 0.05, figure.get_figheight() - 0.05, title, size=11, weight="bold")
+    for i, maps in enumerate(cells):
+        top = figure.get_figheight() - _CAPTION - i * block
+        _text(figure, 0.05, top, caption(samples, i), size=9.5)
         outline = None if outlines is None else outlines[i]
-        _draw_image(_axes(figure, 0, top, samples), samples, i, outline)
-        for column, (attribution, r) in enumerate(row, start=1):
-            several = len(attribution) > 1
-            name = samples.class_name(int(attribution.targets[r])) if several else ""
-            axes = _axes(figure, column, top, samples)
-            axes.set_title(
-                attribution.method.replace("_", " ") + (f"\nwhy {name}?" if several else ""), fontsize=9, pad=3
-            )
+        places = [
+            _axes(figure, n % columns, top - 1.6 * _CAPTION - n // columns * line, samples)
+            for n in range(1 + len(maps))
+        ]
+        _draw_image(places[0], samples, i, outline)
+        for axes, (attribution, r) in zip(places[1:], maps, strict=True):
+            name = f"\nwhy {samples.class_name(int(attribution.targets[r]))}?" if len(attribution) > 1 else ""
+            axes.set_title(attribution.method.replace("_", " ") + name, fontsize=9, pad=3, parse_math=False)
             _draw_map(figure, axes, samples, i, attribution, r, outline, percentile)
+    return figure
+
+
+def notice(title: str, words: str) -> Figure:
+    """A picture that says why there is none, so that a series over epochs has no gap.
+
+    Args:
+        title: as of a panel.
+        words: what is to be said.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure((2 * _CELL, _CELL), dpi=110, facecolor="white")
+    _text(figure, 0.05, figure.get_figheight() - 0.05, title, size=11, weight="bold")
+    _text(figure, 0.05, figure.get_figheight() - 0.05 - _CAPTION, words, size=9.5)
     return figure
 
 
 def caption(samples: Samples, i: int) -> str:
     """What is known of one image, in words: name, true class, explained class and its probability."""
-    target = int(samples.targets[i, 0])
-    words = [f"image {samples.ids[i]}"]
-    if samples.labels[i] >= 0:
-        words.append(f"true class {samples.labels[i]}")
-    words.append(
-        f"explained: {samples.class_name(target)}" if samples.targets.shape[1] == 1 else "several classes explained"
-    )
-    if np.isfinite(samples.confidence[i]):
-        words.append(f"predicted with p = {_probability(samples.confidence[i])}")
-    return "  ·  ".join(words)
+    target = samples.class_name(int(samples.targets[i, 0]))
+    first, second = [f"image {samples.ids[i]}"], []
+    known = np.isfinite(samples.confidence[i])
+    if known and samples.labels[i] >= 0:  # only correctly predicted images are selected: the target is the true class
+        first.append(f"true class: {target} ({samples.labels[i]} in the data)")
+    if samples.targets.shape[1] == 1:
+        second.append(f"why {target}?")
+    if known:
+        second.append(f"{target} predicted with p {_probability(samples.confidence[i])}")
+    return "  ·  ".join(first) + "\n" + "  ·  ".join(second)
 
 
 def _probability(p: float) -> str:
     """Enough digits that 0.99998 does not become 1."""
-    digits = 3 if p < 0.9995 else min(9, 1 + math.ceil(-math.log10(max(1 - p, 1e-9))))
-    return f"{p:.{digits}f}"
+    if p > 1 - 1e-6:
+        return "> 0.999999"
+    digits = 3 if p < 0.9995 else min(6, 1 + math.ceil(-math.log10(1 - p)))
+    return f"= {p:.{digits}f}"
 
 
 def quality(attribution: Attribution, r: int) -> str:
@@ -133,7 +143,7 @@ def signed_map(attribution: Attribution, r: int, percentile: float) -> tuple[np.
 
 def _axes(figure: Figure, column: int, top: float, samples: Samples) -> Axes:
     height = _CELL * samples.images.shape[1] / samples.images.shape[2]
-    box = (column * _CELL + 0.05, top - 0.5 - height + 0.1, _CELL - 0.1, height - 0.1)
+    box = (column * _CELL + 0.05, top - 0.2 - height, _CELL - 0.1, height - 0.1)
     axes = figure.add_axes(_share(figure, box))
     axes.set_axis_off()
     return axes
@@ -144,10 +154,10 @@ def _share(figure: Figure, box: tuple[float, float, float, float]) -> tuple[floa
     return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
-def _text(figure: Figure, x: float, y: float, words: str, size: float) -> None:
+def _text(figure: Figure, x: float, y: float, words: str, size: float, weight: str = "normal") -> None:
     x, y, _, _ = _share(figure, (x, y, 0, 0))
     # A dollar sign in a name must not start a formula.
-    figure.text(x, y, words, fontsize=size, ha="left", va="top", parse_math=False)
+    figure.text(x, y, words, fontsize=size, weight=weight, ha="left", va="top", parse_math=False)
 
 
 def _shown(samples: Samples, i: int) -> np.ndarray:

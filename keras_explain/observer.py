@@ -19,7 +19,7 @@ def untouched(model: keras.Model) -> Iterator[None]:
     a traced layer leaves behind. Trainable variables are never written to, so they are not copied.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    before = [(variable, keras.ops.convert_to_numpy(variable)) for variable in model.non_trainable_variables]
+    before = [(variable, np.array(variable.numpy())) for variable in model.non_trainable_variables]
     losses = [(layer, list(layer._losses)) for layer in model._flatten_layers()]
     try:
         yield
@@ -27,7 +27,7 @@ def untouched(model: keras.Model) -> Iterator[None]:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         for variable, value in before:
-            if not np.array_equal(keras.ops.convert_to_numpy(variable), value, equal_nan=value.dtype.kind == "f"):
+            if not np.array_equal(variable.numpy(), value, equal_nan=value.dtype.kind == "f"):
                 variable.assign(value)
         for layer, kept in losses:
             layer._losses[:] = kept

@@ -39,7 +39,7 @@ class Samples:
         class_names: names of the model's classes; empty where unknown.
         background: (m, *image shape) images for methods that take an expectation, or m = 0.
         value_range: lowest and highest pixel of all the images that were looked at.
-        missing: classes of the data set for which no correctly predicted image was found.
+        missing: (data-set class, model class) for which no correctly predicted image was found.
         accuracy: share of the candidates with a class that were predicted correctly; NaN where unknown.
 
     Raises:
@@ -60,7 +60,7 @@ class Samples:
     class_names: tuple[str, ...] = ()
     background: np.ndarray = field(default_factory=lambda: _NO_VALUES)
     value_range: tuple[float, float] = (np.nan, np.nan)
-    missing: tuple[int, ...] = ()
+    missing: tuple[tuple[int, int], ...] = ()
     accuracy: float = np.nan
 
     def __post_init__(self) -> None:
@@ -174,6 +174,10 @@ class Attribution:
             if len(column) != r:
                 raise InputError(f"{name} has {len(column)} entries for {r} maps.")
         object.__setattr__(self, "standard_error", _frozen(self.standard_error, "float32"))
+        object.__setattr__(self, "details", {name: np.asarray(array) for name, array in self.details.items()})
+        for name, array in self.details.items():
+            if len(array) != r:
+                raise InputError(f"details[{name!r}] has {len(array)} entries for {r} maps.")
         if len(self.standard_error) not in (0, r):
             raise InputError(f"standard_error has {len(self.standard_error)} entries for {r} maps.")
         if not np.isfinite(self.values).all():
@@ -266,8 +270,9 @@ def load_round(folder: str | Path) -> tuple[Samples, list[Attribution], dict[str
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     with np.load(folder / "samples.npz", allow_pickle=False) as file:
         stored = dict(file)
-    for name in ("ids", "class_names", "missing", "value_range"):
+    for name in ("ids", "class_names", "value_range"):
         stored[name] = tuple(stored[name].tolist())
+    stored["missing"] = tuple(map(tuple, stored["missing"].tolist()))
     stored["accuracy"] = float(stored["accuracy"])
     attributions = []
     for name, method in settings.pop("methods").items():

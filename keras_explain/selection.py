@@ -221,7 +221,7 @@ class _Search:
             class_names=class_names,
             background=np.array(self.reservoir).reshape(-1, *self.shape),
             value_range=(float(self.low), float(self.high)),
-            missing=tuple(sorted(label for label, best in self.best.items() if not best)),
+            missing=tuple((label, self.class_map(label) or 0) for label, best in sorted(self.best.items()) if not best),
             accuracy=self.right / self.judged,
         )
 

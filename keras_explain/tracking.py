@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from keras_explain.errors import MissingExtra
 
 _ROOT = "explanations"
-_PARAM_LENGTH = 6000
+_TAG_LENGTH = 5000
 
 
 def round_name(step: int) -> str:
@@ -28,8 +28,8 @@ def round_name(step: int) -> str:
 class Tracker(Protocol):
     """What the callback needs of a tracker; any object with these three methods will do."""
 
-    def start(self, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Called on the training thread before the first round; settings and tags describe the whole run."""
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Called on the training thread before the first round; the settings describe all rounds."""
 
     def log_round(self, step: int, folder: Path, numbers: Mapping[str, float]) -> None:
         """Keep the files of `folder`, pictures at its top included, and the numbers, at one step. On another thread."""
@@ -43,7 +43,7 @@ class MlflowTracker:
 
     Each picture becomes an image of the run's image view, `log_image(key="explanations/<name>", step=epoch)`, so that
     the UI gives it a step slider, and a full-size PNG among the artifacts; arrays and settings lie beside it; numbers
-    become metrics at the same step.
+    become metrics at the same step. Settings become tags, since the image view covers its pictures with params.
 
     Args:
         run_id: log into this run; None takes the active one when the first round is due, else starts one.
@@ -69,8 +69,8 @@ class MlflowTracker:
         self._client: Any = None
         self.run_id = run_id
 
-    def start(self, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Find or start the run, and describe the settings as its params and tags."""
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Find or start the run, and write the settings into its tags."""
         # The active run is known to this thread only, and rounds are logged from another: keep its id.
         uri = self._uri or self._mlflow.get_tracking_uri()
         self._client = self._mlflow.MlflowClient(uri)
@@ -83,13 +83,9 @@ class MlflowTracker:
         else:
             self.run_id = self._new_run()
             self._ours = True
-        known = self._client.get_run(self.run_id).data.params
         for name, value in settings.items():
-            # MLflow refuses to change a param, and a run may be explained by several fits.
-            if f"explain.{name}" not in known:
-                self._client.log_param(self.run_id, f"explain.{name}", str(value)[:_PARAM_LENGTH])
-        for name, text in tags.items():
-            self._client.set_tag(self.run_id, f"keras_explain.{name}", text)
+            # Not as params: MLflow's image view prints every param over the pictures, and refuses to change one.
+            self._client.set_tag(self.run_id, f"keras_explain.{name}", str(value)[:_TAG_LENGTH])
 
     def _new_run(self) -> str:
         """A run with MLflow's usual tags in the usual experiment, which is not left active."""
@@ -145,12 +141,11 @@ class DirectoryTracker:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    def start(self, settings: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Write the settings and tags of the run."""
+    def start(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings of the run."""
         root = self.folder / _ROOT
         root.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"params": dict(settings), "tags": dict(tags)}, indent=1, default=str)
-        (root / "run.json").write_text(text, encoding="utf-8")
+        (root / "run.json").write_text(json.dumps(dict(settings), indent=1, default=str), encoding="utf-8")
 
     def log_round(self, step: int, folder: Path, numbers: Mapping[str, float]) -> None:
         """Copy one round, and append its numbers."""

@@ -124,16 +124,16 @@ def test_classes_without_a_correct_image_are_reported():
     always_first = linear_model(np.zeros((3, 3)), [5, 0, 0])
     samples = kx.select(always_first, (X, Y))
     assert samples.labels.tolist() == [0]
-    assert samples.missing == (1, 2)
+    assert samples.missing == ((1, 1), (2, 2))
     nothing = kx.select(always_first, (X, Y), class_map={1: 1, 2: 2})
     assert len(nothing) == 0
-    assert nothing.missing == (1, 2)
+    assert nothing.missing == ((1, 1), (2, 2))
     assert nothing.images.shape == (0, 3)
 
 
 def test_mapped_classes_that_never_come_are_reported_too():
     samples = kx.select(MODEL, (X[:1], Y[:1]), class_map={0: 0, 2: 2})
-    assert samples.missing == (2,)
+    assert samples.missing == ((2, 2),)
 
 
 def test_candidates_bound_what_is_read():
@@ -169,7 +169,7 @@ def test_background_is_an_even_draw_from_the_candidates():
         background = kx.select(MODEL, (X, Y), background=3, seed=seed).background
         assert len(background) == 3
         for image in background:
-            counts[(X == image).all(axis=1)] += 1
+            counts[(image == X).all(axis=1)] += 1
     np.testing.assert_allclose(counts / 400, 3 / 7, atol=0.08)
 
 

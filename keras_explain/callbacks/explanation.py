@@ -181,7 +181,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         if self._scorer is None or self._scorer.model is not model:
             self._scorer = Scorer(model, self._output)
         if not self._started:
-            self.tracker.start(self._settings(), versions())
+            self.tracker.start({**self._settings(), **{f"version.{k}": v for k, v in versions().items()}})
             self._started = True
         with _progress(len(self.explainers) + 1, bool(self.params.get("verbose", 0))) as bar:
             bar.set_description(f"epoch {epoch + 1}: selecting")

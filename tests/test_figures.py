@@ -1,0 +1,183 @@
+"""What the pictures show, read back from their pixels and words."""
+
+import io
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+import keras_explain as kx
+from keras_explain.engine import draw_round, panel_names, plain_name
+
+
+def samples_with(n=1, confidence=0.75, **changes):
+    image = np.zeros((n, 8, 8, 1))
+    image[:, :4] = 1.0
+    fields = {"labels": [3] * n, "confidence": [confidence] * n, "class_names": ["benign", "malignant"]}
+    return kx.Samples(image, [[1]] * n, value_range=(0, 1), **{**fields, **changes})
+
+
+def attribution_with(values, **changes):
+    values = np.asarray(values, "float64")
+    n = len(values)
+    return kx.Attribution("some_method", values, [1] * n, range(n), score=[2.0] * n, base_score=[0.0] * n, **changes)
+
+
+def pixels(figure):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+def words(figure):
+    texts = [text.get_text() for text in figure.texts]
+    for axes in figure.axes:
+        texts += [axes.get_title(), axes.get_xlabel(), *(label.get_text() for label in axes.get_xticklabels())]
+    return "\n".join(texts)
+
+
+def colour_at(figure, axes, row, column):
+    """The colour that is drawn at one image pixel."""
+    picture = pixels(figure)
+    x, y = figure.axes[axes].transData.transform((column, row))
+    return picture[len(picture) - 1 - int(y), int(x)]
+
+
+def test_the_original_is_shown_unmarked_and_grey():
+    figure = kx.figures.panel(samples_with(), [attribution_with(np.ones((1, 8, 8, 1)))])
+    assert colour_at(figure, 0, 1, 4).tolist() == [255, 255, 255]
+    assert colour_at(figure, 0, 6, 4).tolist() == [0, 0, 0]
+
+
+def test_red_speaks_for_and_blue_against_and_nothing_shows_the_image():
+    values = np.zeros((1, 8, 8, 1))
+    values[0, 1, 1], values[0, 1, 6] = 2.0, -2.0
+    figure = kx.figures.panel(samples_with(), [attribution_with(values)], percentile=100)
+    red, blue, nothing = (colour_at(figure, 1, 1, column) for column in (1, 6, 4))
+    assert red[0] > red[2] + 60
+    assert blue[2] > blue[0] + 60
+    assert nothing.tolist() == [255, 255, 255]
+    dark = colour_at(figure, 1, 6, 4)
+    assert dark.max() - dark.min() == 0  # the anatomy below stays grey
+
+
+def test_opposite_values_are_equally_strong():
+    values = np.zeros((1, 8, 8, 1))
+    values[0, 1, 1], values[0, 1, 6], values[0, 1, 4] = 1.0, -1.0, 4.0
+    figure = kx.figures.panel(samples_with(), [attribution_with(values)], percentile=100)
+    mapped = figure.axes[1].images[1]
+    assert mapped.get_clim() == (-4, 4)
+    alpha = mapped.get_alpha()
+    assert alpha[1, 1] == alpha[1, 6] == 0.25
+    assert alpha[1, 4] == 1
+    assert "-4" in words(figure)
+
+
+def test_channels_are_summed_and_the_percentile_cuts():
+    values = np.ones((1, 8, 8, 3)) * [1.0, 2.0, -1.5]
+    values[0, 0, 0] *= 100
+    samples = kx.Samples(np.zeros((1, 8, 8, 3)), [1])
+    figure = kx.figures.panel(samples, [attribution_with(values)], percentile=90)
+    assert figure.axes[1].images[1].get_clim() == pytest.approx((-1.5, 1.5))
+    assert "cut at 90 %" in words(figure)
+    assert "logit" in words(figure)
+
+
+def test_the_caption_says_what_is_known():
+    text = words(kx.figures.panel(samples_with(ids=["mdb001"]), [], title="epoch 4"))
+    for part in ("epoch 4", "image mdb001", "true class: malignant (3 in the data)", "why malignant?", "p = 0.750"):
+        assert part in text
+    unknown = words(kx.figures.panel(kx.Samples(np.zeros((1, 8, 8, 1)), [1]), []))
+    assert "true class" not in unknown
+    assert "p =" not in unknown
+    assert "why class 1?" in unknown
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"), [(0.5, "= 0.500"), (0.99, "= 0.990"), (0.99995, "= 0.99995"), (1 - 1e-9, "> 0.999999")]
+)
+def test_high_probabilities_never_read_one(p, shown):
+    text = words(kx.figures.panel(samples_with(confidence=p), []))
+    assert f"p {shown}" in text
+
+
+def test_each_method_states_its_own_exactness():
+    complete = attribution_with(np.full((1, 8, 8, 1), 2.2 / 64))
+    fitted = kx.Attribution("lime", np.ones((1, 8, 8, 1)), [1], [0], [2.0], details={"r2": [0.61], "effect": [0.5]})
+    plain = kx.Attribution("vanilla", np.ones((1, 8, 8, 1)), [1], [0], [2.0], unit="logit per unit of pixel value")
+    text = words(kx.figures.panel(samples_with(), [complete, fitted, plain]))
+    assert "completeness error 10 %" in text
+    assert "surrogate R² 0.61, effect 0.5" in text
+    assert "promises no sum" in text
+    assert "logit per unit of pixel value" in text
+
+
+def test_outlines_are_drawn_on_every_picture():
+    outline = np.zeros((1, 8, 8), bool)
+    outline[0, 2:6, 2:6] = True
+    with_it = kx.figures.panel(samples_with(), [attribution_with(np.zeros((1, 8, 8, 1)))], outlines=outline)
+    without = kx.figures.panel(samples_with(), [attribution_with(np.zeros((1, 8, 8, 1)))])
+    for axes in (0, 1):
+        assert (colour_at(with_it, axes, 1.5, 4) - colour_at(without, axes, 1.5, 4)).any()
+        yellow = colour_at(with_it, axes, 1.5, 4)
+        assert yellow[0] > 150 > yellow[2]
+
+
+def test_why_not_the_other_classes_is_one_column_a_class():
+    samples = kx.Samples(np.zeros((2, 8, 8, 1)), [[0, 1]] * 2, class_names=["benign", "malignant"])
+    found = kx.Attribution("ig", np.ones((4, 8, 8, 1)), [0, 1, 0, 1], [0, 0, 1, 1], [1.0] * 4)
+    figure = kx.figures.panel(samples, [found])
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["image", "ig\nwhy benign?", "ig\nwhy malignant?"] * 2
+
+
+def test_nothing_of_matplotlib_is_touched():
+    before = dict(matplotlib.rcParams), plt.get_fignums(), matplotlib.get_backend()
+    kx.figures.panel(samples_with(), [attribution_with(np.ones((1, 8, 8, 1)))]).savefig(io.BytesIO())
+    assert (dict(matplotlib.rcParams), plt.get_fignums(), matplotlib.get_backend()) == before
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: kx.figures.panel(s, [], percentile=0), "percentile must be above 0"),
+        (lambda s: kx.figures.panel(kx.Samples(np.zeros((1, 4)), [0]), []), r"panel draws images \(n, h, w, c\)"),
+        (lambda s: kx.figures.panel(s, [attribution_with(np.ones((2, 8, 8, 1)))]), "not of these samples"),
+        (lambda s: kx.figures.panel(s, [attribution_with(np.ones((1, 4, 4, 1)))]), "not of these samples"),
+    ],
+)
+def test_what_cannot_be_drawn_is_named(call, message):
+    with pytest.raises(kx.InputError, match=message):
+        call(samples_with())
+
+
+def test_every_class_has_a_picture_even_without_an_image(tmp_path):
+    samples = samples_with(missing=((5, 0),))
+    written = draw_round(tmp_path, samples, [], "epoch 1", per_class=2)
+    names = ["3-malignant.png", "3-malignant-2.png", "5-benign.png", "5-benign-2.png"]
+    assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("malignant mass", "malignant mass"),
+        ("../../etc/passwd", "_etc_passwd"),
+        ("<img src=x onerror=alert(1)>", "_img src_x onerror_alert_1_"),
+        ("größe: 5%", "gr_e_ 5_"),
+        ("", "_"),
+        ("a" * 300, "a" * 80),
+        ("  line\nbreak  ", "line_break"),
+    ],
+)
+def test_names_become_harmless_file_names(text, plain):
+    assert plain_name(text) == plain
+
+
+def test_panel_names_are_stable_and_unique():
+    samples = kx.Samples(
+        np.zeros((4, 2, 2, 1)), [0, 0, 0, 1], labels=[1, 1, 2, 3], class_names=["x/y", "x:y"], confidence=[1, 1, 1, 1]
+    )
+    assert panel_names(samples) == ["1-x_y", "1-x_y-2", "2-x_y", "3-x_y"]

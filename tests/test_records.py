@@ -1,0 +1,119 @@
+"""Samples and Attribution: checked when made, and the same after a trip to disk."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import keras_explain as kx
+from tests.conftest import small_cnn
+
+
+def some_samples(n=3):
+    random = np.random.default_rng(0)
+    return kx.Samples(
+        images=random.random((n, 8, 8, 1)),
+        targets=[[0, 1]] * n,
+        labels=np.arange(n),
+        confidence=np.linspace(0.5, 0.9, n),
+        ids=[f"c{i}.png" for i in range(n)],
+        class_names=["a", "b ö", "c"],
+        background=random.random((2, 8, 8, 1)),
+        value_range=(-1.0, 2.0),
+        missing=((4, 2),),
+        accuracy=0.75,
+    )
+
+
+def test_a_round_survives_the_disk(tmp_path):
+    samples = some_samples()
+    scorer = kx.Scorer(small_cnn())
+    lime = kx.Lime(10, lambda x: np.arange(64).reshape(8, 8) // 16)
+    methods = [kx.Saliency(), kx.Saliency(), kx.GradientShap(samples=5), lime]
+    attributions = [kx.explain(scorer, samples, method) for method in methods]
+    kx.save_round(tmp_path / "epoch_0003", samples, attributions, {"epoch": 3})
+    again, found, settings = kx.load_round(tmp_path / "epoch_0003")
+    assert settings == {"epoch": 3}
+    for field in dataclasses.fields(samples):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(samples, field.name), err_msg=field.name)
+    assert [a.method for a in found] == ["vanilla", "vanilla", "gradient_shap", "lime"]
+    for one, other in zip(found, attributions, strict=True):
+        for name in ("values", "targets", "rows", "score", "base_score", "standard_error", "unit"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+        assert one.details.keys() == other.details.keys()
+        for name, array in other.details.items():
+            np.testing.assert_array_equal(one.details[name], array)
+    np.testing.assert_array_equal(found[2].completeness_error, attributions[2].completeness_error)
+
+
+def test_a_folder_without_a_round_is_named(tmp_path):
+    with pytest.raises(kx.InputError, match=r"holds no settings\.json"):
+        kx.load_round(tmp_path)
+
+
+def test_completeness_error_is_the_sum_against_the_change():
+    values = np.array([[[1.0, 2.0]], [[-4.0, 1.0]]])
+    found = kx.Attribution("m", values, [0, 0], [0, 1], score=[5.0, 1.0], base_score=[1.0, 3.0])
+    np.testing.assert_allclose(found.completeness_error, [1, 1])
+    np.testing.assert_allclose(found.relative_completeness_error, [0.25, 0.5])
+
+
+def test_records_cannot_be_changed():
+    samples = some_samples()
+    with pytest.raises(ValueError, match="read-only"):
+        samples.images[0] = 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        samples.images = None
+
+
+def test_a_part_of_the_samples_keeps_what_belongs_to_it():
+    part = some_samples()[[2, 0]]
+    assert part.ids == ("c2.png", "c0.png")
+    assert part.labels.tolist() == [2, 0]
+    np.testing.assert_array_equal(part.images, some_samples().images[[2, 0]])
+    assert part.value_range == (-1.0, 2.0)
+    assert len(some_samples()[1]) == 1
+
+
+def test_the_rows_of_one_sample():
+    found = kx.explain(small_cnn(), some_samples(), "vanilla")
+    part = found.of(1)
+    np.testing.assert_array_equal(part.values, found.values[2:4])
+    assert part.targets.tolist() == [0, 1]
+    assert part.rows.tolist() == [0, 0]
+
+
+def test_fingerprints_tell_images_apart_and_nothing_else():
+    samples = some_samples()
+    assert len(set(samples.fingerprints)) == 3
+    assert samples[[2]].fingerprints[0] == samples.fingerprints[2]
+    assert dataclasses.replace(samples, ids=("x", "y", "z")).fingerprints == samples.fingerprints
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": [0]}, "targets has 1 entries for 3 images"),
+        ({"ids": ("a",)}, "ids has 1 entries"),
+        ({"labels": [1, 2]}, "labels has 2 entries"),
+        ({"background": np.zeros((2, 4, 4, 1))}, r"background has images of shape \(4, 4, 1\)"),
+        ({"images": np.full((3, 8, 8, 1), np.nan)}, r"NaN or infinity in c0\.png, c1\.png"),
+    ],
+)
+def test_samples_that_do_not_fit_are_named(change, message):
+    with pytest.raises(kx.InputError, match=message):
+        dataclasses.replace(some_samples(), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": [1.0]}, "score has 1 entries for 2 maps"),
+        ({"standard_error": np.zeros((1, 3))}, "standard_error has 1 entries"),
+        ({"values": np.array([[1.0], [np.inf]])}, "not finite"),
+    ],
+)
+def test_attributions_that_do_not_fit_are_named(change, message):
+    fields = {"method": "m", "values": np.ones((2, 3)), "targets": [0, 1], "rows": [0, 1], "score": [1.0, 2.0]}
+    with pytest.raises(kx.InputError, match=message):
+        kx.Attribution(**{**fields, **change})
