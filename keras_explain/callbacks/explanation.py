@@ -100,6 +100,11 @@ class ExplanationCallback(keras.callbacks.Callback):
             raise InputError("validation_data must be given: Keras does not tell callbacks what fit validates on.")
         if frequency < 1:
             raise InputError(f"frequency must be at least 1 epoch; got {frequency}.")
+        for name, number in (("images_per_class", images_per_class), ("candidates", candidates)):
+            if number is not None and number < 1:
+                raise InputError(f"{name} must be at least 1; got {number}.")
+        if background < 0:
+            raise InputError(f"background must not be negative; got {background}.")
         if max_overhead is not None and not 0 < max_overhead <= 1:
             raise InputError(f"max_overhead must be a share above 0 and at most 1, such as 0.05; got {max_overhead}.")
         if on_error not in ("warn", "raise"):

@@ -1,0 +1,381 @@
+"""ExplanationCallback in a real fit."""
+
+import fcntl
+import os
+import pty
+import random as python_random
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_explain as kx
+from keras_explain.callbacks import ExplanationCallback
+
+X = np.random.default_rng(0).random((48, 8, 8, 1), "float32")
+Y = (X[:, :4].mean(axis=(1, 2, 3)) > X[:, 4:].mean(axis=(1, 2, 3))).astype(int)
+HALVES = kx.Lime(30, lambda image: np.arange(64).reshape(8, 8) // 8)
+METHODS = ["vanilla", "guided", kx.IntegratedGradients(8), kx.GradientShap(samples=8), HALVES]
+
+
+def build(seed=1, optimizer="adam"):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.RandomFlip("horizontal"),
+            layers.GaussianNoise(0.05),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Flatten(),
+            layers.Dropout(0.3),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def callback(folder, methods=("vanilla",), **options):
+    options = {"tracker": kx.DirectoryTracker(folder), "on_error": "raise", "frequency": 1, **options}
+    return ExplanationCallback((X, Y), methods, **options)
+
+
+def fit(model, callbacks=(), epochs=3, **options):
+    options = {"batch_size": 16, "verbose": 0, "validation_data": (X, Y), **options}
+    return model.fit(X, Y, epochs=epochs, callbacks=list(callbacks), **options)
+
+
+def rounds(folder):
+    return sorted(path.name for path in (folder / "explanations").glob("epoch_*"))
+
+
+def augmented():
+    """A pipeline that draws from NumPy's global generator, as many do."""
+
+    def batches():
+        order = np.random.permutation(len(X))
+        for start in range(0, len(X), 16):
+            part = order[start : start + 16]
+            yield X[part] + np.random.normal(0, 0.05, (len(part), 8, 8, 1)).astype("float32"), Y[part]
+
+    signature = (tf.TensorSpec([None, 8, 8, 1]), tf.TensorSpec([None], tf.int64))
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    return dataset.apply(tf.data.experimental.assert_cardinality(3))
+
+
+@pytest.mark.parametrize("pipeline", ["arrays", "augmented"])
+def test_a_seeded_training_is_the_same_to_the_bit_with_and_without(tmp_path, pipeline):
+    def train(callbacks):
+        model = build()
+        np.random.seed(5)
+        python_random.seed(5)
+        data = (X, Y) if pipeline == "arrays" else (augmented(),)
+        batching = {"batch_size": 16} if pipeline == "arrays" else {"shuffle": False}  # the pipeline does it itself
+        history = model.fit(*data, epochs=4, validation_data=(X, Y), verbose=0, callbacks=callbacks, **batching)
+        return model, history.history, np.random.random(3), python_random.random()
+
+    plain, alone, numpy_after, python_after = train([])
+    explained, together, numpy_too, python_too = train([callback(tmp_path, METHODS)])
+    assert rounds(tmp_path) == ["epoch_0000", "epoch_0001", "epoch_0002", "epoch_0003"]
+    for name, values in alone.items():
+        assert together[name] == values, name
+    for one, other in zip(plain.variables, explained.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    for one, other in zip(plain.optimizer.variables, explained.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    np.testing.assert_array_equal(numpy_after, numpy_too)
+    assert python_after == python_too
+
+
+class Restless(layers.Layer):
+    """Counts its calls and draws noise, at inference too, and adds a loss: all that an observer could disturb."""
+
+    def __init__(self):
+        super().__init__(activity_regularizer="l2")
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False, name="calls")
+        self.generator = keras.random.SeedGenerator(3)
+
+    def call(self, x):
+        self.calls.assign_add(1.0)
+        return x + 0 * keras.random.normal(keras.ops.shape(x), seed=self.generator)
+
+
+def test_layers_that_draw_and_count_at_inference_are_put_back(tmp_path):
+    def train(callbacks):
+        keras.utils.set_random_seed(2)
+        steps = [keras.Input((8, 8, 1)), Restless(), layers.Flatten(), layers.Dense(2, activation="softmax")]
+        model = keras.Sequential(steps)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        history = fit(model, callbacks)
+        return model, history.history["loss"]
+
+    plain, alone = train([])
+    explained, together = train([callback(tmp_path, ["vanilla", kx.IntegratedGradients(4)])])
+    assert together == alone
+    assert float(explained.layers[0].calls.numpy()) == float(plain.layers[0].calls.numpy())
+    for one, other in zip(plain.non_trainable_variables, explained.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    assert len(explained.losses) == len(plain.losses)
+
+
+def test_what_a_round_keeps(tmp_path):
+    model = build()
+    explain = callback(tmp_path, METHODS, class_names=["up", "down"], frequency=2, background=6)
+    history = fit(model, [explain], epochs=3).history
+    assert rounds(tmp_path) == ["epoch_0000", "epoch_0002"]
+    folder = tmp_path / "explanations" / "epoch_0002"
+    samples, attributions, settings = kx.load_round(folder)
+    assert [a.method for a in attributions] == ["vanilla", "guided", "integrated_gradients", "gradient_shap", "lime"]
+    expected = kx.select(model, (X, Y), class_names=["up", "down"], background=6)
+    np.testing.assert_array_equal(samples.images, expected.images)
+    np.testing.assert_array_equal(samples.background, expected.background)
+    for found, method in zip(attributions, METHODS, strict=True):  # the last epoch's weights are those left after fit
+        np.testing.assert_array_equal(found.values, kx.explain(model, samples, method).values, err_msg=found.method)
+    assert {path.name for path in folder.glob("*.png")} == {"0-up.png", "1-down.png"}
+    assert settings["epoch"] == 2
+    assert settings["versions"]["keras"] == keras.__version__
+    numbers = settings["numbers"]
+    assert numbers["val_explain_integrated_gradients_completeness_error"] == pytest.approx(
+        attributions[2].completeness_error.mean()
+    )
+    assert numbers["val_explain_confidence_1-down"] == samples.confidence[1]
+    assert history["val_explain_lime_r2"][-1] == numbers["val_explain_lime_r2"]
+    lines = (tmp_path / "explanations" / "metrics.csv").read_text().splitlines()
+    assert f"2,val_explain_lime_r2,{numbers['val_explain_lime_r2']!r}" in lines
+
+
+def test_same_seed_same_arrays_to_the_bit(tmp_path):
+    for name in ("one", "two"):
+        fit(build(), [callback(tmp_path / name, METHODS, seed=3)], epochs=1)
+    one, two = (kx.load_round(tmp_path / name / "explanations" / "epoch_0000") for name in ("one", "two"))
+    for a, b in zip(one[1], two[1], strict=True):
+        np.testing.assert_array_equal(a.values, b.values, err_msg=a.method)
+    fit(build(), [callback(tmp_path / "other", ["gradient_shap"], seed=4)], epochs=1)
+    other = kx.load_round(tmp_path / "other" / "explanations" / "epoch_0000")[1][0]
+    assert np.abs(other.values - one[1][3].values).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"frequency": 2, "epochs": 5}, [0, 2, 4]),
+        ({"frequency": 2, "epochs": 4}, [0, 2, 3]),
+        ({"frequency": 10, "epochs": 3}, [0, 2]),
+        ({"frequency": 4, "epochs": 7, "initial_epoch": 3}, [4, 6]),
+        ({"frequency": 1, "epochs": 1}, [0]),
+    ],
+)
+def test_which_epochs_are_explained(tmp_path, options, expected):
+    frequency = options.pop("frequency")
+    fit(build(), [callback(tmp_path, frequency=frequency)], **options)
+    assert rounds(tmp_path) == [f"epoch_{epoch:04d}" for epoch in expected]
+
+
+@pytest.mark.parametrize("first", ["explanation", "stopping"])
+def test_the_last_epoch_is_explained_when_training_stops_early(tmp_path, first):
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(stop.model, "stop_training", epoch == 2)
+    )
+    explain = callback(tmp_path, frequency=10)
+    fit(build(), [explain, stop] if first == "explanation" else [stop, explain], epochs=9)
+    assert rounds(tmp_path) == ["epoch_0000", "epoch_0002"]
+
+
+def test_one_callback_serves_several_fits_and_models(tmp_path):
+    explain = callback(tmp_path, frequency=3)
+    model = build()
+    fit(model, [explain], epochs=2)
+    scorer = explain._scorer
+    fit(model, [explain], epochs=6, initial_epoch=2)
+    assert explain._scorer is scorer
+    assert rounds(tmp_path) == ["epoch_0000", "epoch_0001", "epoch_0003", "epoch_0005"]
+    other = build(seed=9)
+    fit(other, [explain], epochs=1)
+    found = kx.load_round(tmp_path / "explanations" / "epoch_0000")[1][0]
+    np.testing.assert_array_equal(found.values, kx.explain(other, explain.latest.samples, "vanilla").values)
+
+
+def test_training_needs_no_validation_of_its_own(tmp_path):
+    history = fit(build(), [callback(tmp_path)], validation_data=None).history
+    assert "val_loss" not in history
+    assert rounds(tmp_path) == ["epoch_0000", "epoch_0001", "epoch_0002"]
+
+
+def test_later_rounds_compile_nothing_new(tmp_path):
+    explain = callback(tmp_path, METHODS)
+    counts = []
+    count = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: counts.append(explain._scorer.traces))
+    fit(build(), [explain, count], epochs=4)
+    assert counts[0] == counts[-1] > 0
+
+
+def test_callbacks_behind_see_the_numbers(tmp_path):
+    name = "val_explain_integrated_gradients_completeness_error"
+    seen = []
+    look = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs[name]))
+    best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor=name, mode="min", save_best_only=True)
+    fit(build(), [callback(tmp_path, [kx.IntegratedGradients(4)]), look, best])
+    assert len(seen) == 3
+    assert (tmp_path / "best.keras").exists()
+
+
+class Failing:
+    method = "failing"
+
+    def explain(self, scorer, samples):
+        raise RuntimeError("out of luck")
+
+
+def test_a_failing_method_does_not_stop_the_others_or_the_training(tmp_path):
+    model = build()
+    explain = callback(tmp_path, [Failing(), "vanilla"], on_error="warn")
+    with pytest.warns(kx.ExplanationWarning, match="failing failed, the rest of the round is done.*out of luck"):
+        history = fit(model, [explain])
+    assert len(history.history["loss"]) == 3
+    _, attributions, settings = kx.load_round(tmp_path / "explanations" / "epoch_0002")
+    assert [a.method for a in attributions] == ["vanilla"]
+    assert settings["failures"] == {"failing": "RuntimeError: out of luck"}
+    with pytest.raises(RuntimeError, match="out of luck"):
+        fit(build(), [callback(tmp_path / "b", [Failing()])])
+
+
+def test_unusable_validation_data_do_not_stop_the_training(tmp_path):
+    explain = ExplanationCallback((X, Y + 5), ["vanilla"], tracker=kx.DirectoryTracker(tmp_path))
+    with pytest.warns(kx.ExplanationWarning, match="failed, training goes on.*outputs 0 to 1"):
+        assert len(fit(build(), [explain]).history["loss"]) == 3
+
+
+class BrokenTracker:
+    def start(self, settings):
+        pass
+
+    def log_round(self, step, folder, numbers):
+        raise OSError("no space left on device")
+
+    def finish(self):
+        pass
+
+
+def test_what_could_not_be_logged_is_kept(tmp_path):
+    explain = ExplanationCallback((X, Y), ["vanilla"], tracker=BrokenTracker())
+    with pytest.warns(kx.ExplanationWarning, match="no space left on device") as caught:
+        fit(build(), [explain], epochs=1)
+    folder = str(caught[0].message).rsplit("is kept in ", 1)[1].rstrip(")")
+    assert kx.load_round(folder)[1][0].method == "vanilla"
+
+
+def test_data_that_fit_does_not_see_are_noticed(tmp_path):
+    wrong = ExplanationCallback(
+        (X, 1 - Y), ["vanilla"], candidates=None, tracker=kx.DirectoryTracker(tmp_path), frequency=30
+    )
+    model = build(optimizer=keras.optimizers.Adam(0.02))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", kx.ExplanationWarning)
+        fit(model, epochs=30)
+    with pytest.warns(kx.ExplanationWarning, match="of those that fit validates on"):
+        fit(model, [wrong], epochs=1)
+    fit(model, [callback(tmp_path, candidates=None)], epochs=1)
+
+
+def test_a_budget_is_kept_by_skipping_rounds(tmp_path, capsys):
+    class Slow:
+        method = "slow"
+
+        def explain(self, scorer, samples):
+            time.sleep(0.3)
+            return kx.Attribution("slow", np.ones_like(samples.images), samples.targets[:, 0], samples.rows, samples.rows)
+
+    slow_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: time.sleep(0.2))
+    fit(build(), [slow_epoch, callback(tmp_path, [Slow()], max_overhead=0.3)], epochs=12, verbose=2)
+    explained = rounds(tmp_path)
+    assert explained[0] == "epoch_0000"
+    assert 2 <= len(explained) <= 6
+    assert "is not explained: a round of" in capsys.readouterr().out
+    fit(build(), [slow_epoch, callback(tmp_path / "all", [Slow()])], epochs=4)
+    assert len(rounds(tmp_path / "all")) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation_data": None}, "validation_data must be given"),
+        ({"explainers": ["gradcam2"]}, "There is no method 'gradcam2'"),
+        ({"explainers": []}, "at least one"),
+        ({"explainers": "vanilla"}, "list of names"),
+        ({"frequency": 0}, "frequency must be at least 1"),
+        ({"max_overhead": 5}, "max_overhead must be a share"),
+        ({"on_error": "ignore"}, "on_error must be"),
+        ({"tracker": "mlflow"}, "tracker must have start"),
+        ({"class_map": {}}, "class_map is empty"),
+        ({"images_per_class": 0}, "images_per_class must be at least 1"),
+        ({"candidates": 0}, "candidates must be at least 1"),
+        ({"background": -1}, "background must not be negative"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_at_once(options, message):
+    with pytest.raises(kx.InputError, match=message):
+        ExplanationCallback(**{"validation_data": (X, Y), **options})
+
+
+def test_no_thread_is_left(tmp_path):
+    before = set(threading.enumerate())
+    fit(build(), [callback(tmp_path)], verbose=0)
+    assert set(threading.enumerate()) <= before
+
+
+TERMINAL = """
+import numpy as np, keras, keras_explain as kx
+from keras_explain.callbacks import ExplanationCallback
+x, y = np.random.default_rng(0).random((32, 8, 8, 1)).astype("float32"), np.arange(32) % 2
+model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, activation="relu"),
+                          keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])
+model.compile("adam", "sparse_categorical_crossentropy")
+explain = ExplanationCallback((x, y), ["vanilla", "guided"], frequency=1, tracker=kx.DirectoryTracker("run"))
+print("BEGIN")
+model.fit(x, y, epochs=2, verbose=1, callbacks=[explain])
+print("END")
+"""
+
+
+def test_keras_own_progress_bar_is_whole_on_a_terminal(tmp_path):
+    """Run in a real pseudo-terminal; a terminal emulator says what is on the screen at the end."""
+    pyte = pytest.importorskip("pyte")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 200, 0, 0))
+    environment = {**os.environ, "TERM": "xterm", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL], stdout=theirs, stderr=theirs, stdin=theirs, cwd=tmp_path, env=environment
+    )
+    os.close(theirs)
+    output = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # how Linux says that the other end was closed
+            break
+        if not part:
+            break
+        output += part
+    assert process.wait() == 0
+    assert b"epoch 1: selecting" in output
+    assert b"epoch 2: guided" in output
+    screen = pyte.Screen(200, 60)
+    pyte.ByteStream(screen).feed(output.split(b"BEGIN")[1])
+    lines = [line.rstrip() for line in screen.display if line.strip()]
+    assert lines[0] == "Epoch 1/2"
+    assert lines[1].startswith("1/1 ")
+    assert "loss:" in lines[1]
+    assert "Epoch 2/2" in lines
+    assert lines[-1] == "END"
+    assert not any("selecting" in line or "method" in line for line in lines), lines
