@@ -1,0 +1,197 @@
+"""Rounds in a real MLflow server and its real UI, and in a folder."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+import keras_explain as kx
+from keras_explain.callbacks import ExplanationCallback
+from tests.conftest import small_cnn
+
+X = np.random.default_rng(0).random((12, 8, 8, 1), "float32")
+Y = np.arange(12) % 3
+NAMES = ["normal", "<img src=x onerror=alert(1)>", "../../etc"]
+
+
+@pytest.fixture
+def server(mlflow_server, monkeypatch):
+    """The fluent API pointed at the real server, and pointed back afterwards."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(mlflow_server)
+    yield MlflowClient(mlflow_server)
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(before)
+
+
+def fit(callbacks, epochs=3, **options):
+    model = small_cnn(seed=5)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(X, Y, epochs=epochs, validation_data=(X, Y), verbose=0, callbacks=callbacks, **options)
+    return model
+
+
+def explain(tracker=None, **options):
+    options = {"frequency": 2, "on_error": "raise", "class_names": NAMES, **options}
+    return ExplanationCallback((X, Y), ["vanilla", "integrated_gradients"], tracker=tracker, **options)
+
+
+def files(client, run_id, path=""):
+    found = []
+    for entry in client.list_artifacts(run_id, path):
+        found += files(client, run_id, entry.path) if entry.is_dir else [entry.path]
+    return found
+
+
+def test_rounds_go_into_the_active_run_at_their_step(server, tmp_path):
+    with mlflow.start_run() as run:
+        callback = explain()
+        fit([callback])
+        assert mlflow.active_run().info.run_id == run.info.run_id
+    run_id = run.info.run_id
+    found = files(server, run_id)
+    for epoch in (0, 2):
+        folder = f"explanations/epoch_{epoch:04d}"
+        local = Path(server.download_artifacts(run_id, folder, str(tmp_path)))
+        samples, attributions, settings = kx.load_round(local)
+        assert [a.method for a in attributions] == ["vanilla", "integrated_gradients"]
+        panels = {f"{folder}/{label}-{name}.png" for label, name in enumerate(["normal", PLAIN, "_etc"])}
+        assert panels <= set(found)
+        images = [name for name in found if name.startswith("images/") and f"+step+{epoch}+" in name]
+        assert len(images) == 2 * 3  # a picture and a thumbnail for each class
+        for metric, value in settings["numbers"].items():
+            steps = {m.step: m.value for m in server.get_metric_history(run_id, metric)}
+            assert steps[epoch] == pytest.approx(value), metric
+    last = callback.latest
+    np.testing.assert_array_equal(attributions[1].values, last.attributions[1].values)
+    assert samples.ids == last.samples.ids
+    data = server.get_run(run_id).data
+    assert data.params == {}  # they would cover the pictures in MLflow's image view
+    assert data.tags["keras_explain.version.keras"] == keras.__version__
+    assert "IntegratedGradients(steps=64" in data.tags["keras_explain.explainers"]
+    assert server.get_run(run_id).info.status == "FINISHED"
+
+
+PLAIN = "_img src_x onerror_alert_1_"
+
+
+def test_names_stay_text_and_stay_in_their_folder(server):
+    with mlflow.start_run() as run:
+        fit([explain()], epochs=1)
+    assert all(name.startswith(("explanations/epoch_", "images/")) for name in files(server, run.info.run_id))
+
+
+def test_a_run_is_started_and_ended_where_there_is_none(server):
+    callback = explain()
+    fit([callback], epochs=1)
+    assert mlflow.active_run() is None
+    run = server.get_run(callback.tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.source.name"]
+    first = callback.tracker.run_id
+    fit([callback], epochs=1)
+    assert callback.tracker.run_id != first
+
+
+def test_a_run_that_another_callback_starts_is_shared(server):
+    callback = explain()
+    fit([callback, mlflow.keras.MlflowCallback()], epochs=1)
+    run = mlflow.active_run()
+    mlflow.end_run()
+    assert callback.tracker.run_id == run.info.run_id
+    metrics = server.get_run(run.info.run_id).data.metrics
+    assert "val_loss" in metrics
+    assert "val_explain_integrated_gradients_completeness_error" in metrics
+
+
+def test_a_finished_run_is_continued_by_its_id(server):
+    with mlflow.start_run() as run:
+        fit([explain()], epochs=2)
+    fit([explain(kx.MlflowTracker(run_id=run.info.run_id))], epochs=4, initial_epoch=2)
+    steps = [m.step for m in server.get_metric_history(run.info.run_id, "val_explain_classes_without_image")]
+    assert sorted(steps) == [0, 1, 2, 3]
+
+
+def test_a_tracking_uri_of_its_own_leaves_the_global_one_alone(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where MLflow puts the artifacts of a local store
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    callback = explain(kx.MlflowTracker(tracking_uri=uri))
+    fit([callback], epochs=1)
+    assert mlflow.get_tracking_uri() == server.tracking_uri
+    other = MlflowClient(uri)
+    assert other.get_run(callback.tracker.run_id).info.status == "FINISHED"
+
+
+def test_a_server_that_is_not_there_does_not_stop_the_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    callback = explain(kx.MlflowTracker(tracking_uri="http://127.0.0.1:9"), on_error="warn")
+    with pytest.warns(kx.ExplanationWarning, match="training goes on"):
+        fit([callback], epochs=1)
+
+
+def test_a_folder_keeps_the_same_tree(server, tmp_path):
+    with mlflow.start_run() as run:
+        fit([explain()], epochs=3)
+    fit([explain(kx.DirectoryTracker(tmp_path))], epochs=3)
+    local = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("epoch_*/*")}
+    assert local == {name for name in files(server, run.info.run_id) if name.startswith("explanations/")}
+    numbers = (tmp_path / "explanations" / "metrics.csv").read_text().splitlines()[1:]
+    for line in numbers:
+        step, name, value = line.split(",")
+        history = {m.step: m.value for m in server.get_metric_history(run.info.run_id, name)}
+        assert history[int(step)] == pytest.approx(float(value))
+
+
+def test_a_logged_round_can_be_drawn_again(tmp_path):
+    fit([explain(kx.DirectoryTracker(tmp_path))], epochs=1)
+    folder = tmp_path / "explanations" / "epoch_0000"
+    command = [sys.executable, "-c", "from keras_explain.cli import main; main()", "redraw", str(folder)]
+    names = sorted(path.name for path in folder.glob("*.png"))
+    subprocess.run([*command, "--out", str(tmp_path / "again")], check=True, capture_output=True)
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+    subprocess.run([*command, "--out", str(tmp_path / "cut"), "--percentile", "50"], check=True, capture_output=True)
+    assert any((tmp_path / "cut" / name).read_bytes() != (folder / name).read_bytes() for name in names)
+    wrong = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True)
+    assert wrong.returncode == 1
+    assert "holds no settings.json" in wrong.stderr
+
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium on the path")
+def test_the_ui_shows_the_pictures_with_a_step_slider(server, mlflow_server, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    with mlflow.start_run(experiment_id=server.create_experiment("ui")) as run:
+        fit([explain(class_names=["normal", "benign", "malignant"])], epochs=5)
+    address = f"{mlflow_server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics"
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    quiet += ["--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        page = browser.new_page(viewport={"width": 1500, "height": 1100})
+        page.goto(address)
+        for name in ("0-normal", "1-benign", "2-malignant"):
+            page.get_by_text(f"explanations/{name}").first.wait_for(timeout=60_000)
+        page.locator("img[src*='images']").nth(2).wait_for(timeout=60_000)
+        pictures = page.locator("img[src*='images']")
+        assert pictures.count() == 3
+        assert all(f"step%2B{0}%2B" in pictures.nth(i).get_attribute("src") for i in range(3))
+        assert all(pictures.nth(i).evaluate("image => image.complete && image.naturalWidth > 100") for i in range(3))
+        slider = page.locator("[role=slider]").first
+        assert slider.get_attribute("aria-valuemax") == "4"
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        page.locator("img[src*='step%2B2%2B']").first.wait_for(timeout=30_000)
+        page.screenshot(path=tmp_path / "ui.png")
+        browser.close()
