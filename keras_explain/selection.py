@@ -114,7 +114,7 @@ def select(
     Example:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
-        >>> model.layers[0].kernel.assign(np.eye(2))
+        >>> _ = model.layers[0].kernel.assign(np.eye(2))
         >>> x = np.array([[3.0, 0.5], [0.5, 0.75], [2.0, 5.5], [0.0, 1.0]])
         >>> kx.select(model, (x, np.array([0, 1, 0, 1]))).ids
         ('0', '3')

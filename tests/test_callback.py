@@ -294,7 +294,9 @@ def test_a_budget_is_kept_by_skipping_rounds(tmp_path, capsys):
 
         def explain(self, scorer, samples):
             time.sleep(0.3)
-            return kx.Attribution("slow", np.ones_like(samples.images), samples.targets[:, 0], samples.rows, samples.rows)
+            return kx.Attribution(
+                "slow", np.ones_like(samples.images), samples.targets[:, 0], samples.rows, samples.rows
+            )
 
     slow_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: time.sleep(0.2))
     fit(build(), [slow_epoch, callback(tmp_path, [Slow()], max_overhead=0.3)], epochs=12, verbose=2)

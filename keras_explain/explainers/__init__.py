@@ -94,8 +94,8 @@ def explain(
     Example:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
-        >>> model.layers[0].kernel.assign([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
-        >>> kx.explain(model, np.array([[1.0, 1.0, 1.0]]), "integrated_gradients", targets=0).values
+        >>> _ = model.layers[0].kernel.assign([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+        >>> kx.explain(model, np.array([[1.0, 1.0, 1.0]]), "integrated_gradients", targets=0).values.round(3)
         array([[1., 2., 3.]], dtype=float32)
     """
     explainer = resolve(method, **options)

@@ -50,7 +50,7 @@ class GradientShap:
     Example:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
-        >>> model.layers[0].kernel.assign([[1.0, -1.0], [2.0, 0.0]])
+        >>> _ = model.layers[0].kernel.assign([[1.0, -1.0], [2.0, 0.0]])
         >>> background = np.array([[0.0, 1.0], [2.0, 1.0]])
         >>> kx.explain(model, np.array([[3.0, 2.0]]), kx.GradientShap(background, samples=10), targets=0).values
         array([[2., 2.]], dtype=float32)

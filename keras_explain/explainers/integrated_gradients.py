@@ -47,7 +47,7 @@ class IntegratedGradients:
     Example:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
-        >>> model.layers[0].kernel.assign([[1.0, -1.0], [2.0, 0.0]])
+        >>> _ = model.layers[0].kernel.assign([[1.0, -1.0], [2.0, 0.0]])
         >>> kx.explain(model, np.array([[10.0, 5.0]]), kx.IntegratedGradients(steps=4), targets=0).values
         array([[10., 10.]], dtype=float32)
 

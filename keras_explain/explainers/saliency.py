@@ -44,7 +44,7 @@ class Saliency:
     Example:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
-        >>> model.layers[0].kernel.assign([[1.0, -1.0], [2.0, 0.0]])
+        >>> _ = model.layers[0].kernel.assign([[1.0, -1.0], [2.0, 0.0]])
         >>> kx.explain(model, np.ones((1, 2)), kx.Saliency(), targets=0).values
         array([[1., 2.]], dtype=float32)
 

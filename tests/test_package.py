@@ -1,0 +1,185 @@
+"""The house: what is imported where, what is public, what the wheel holds, and that the written examples run."""
+
+import ast
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+import keras_explain as kx
+import keras_explain.callbacks
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "keras_explain"
+MODULES = sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], "keras_explain."))
+
+# What each room may import of the package; callbacks, cli, demo and engine sit on top.
+ROOMS = {
+    "errors": set(),
+    "activations": set(),
+    "observer": set(),
+    "records": {"errors"},
+    "outputs": {"activations", "errors"},
+    "rules": {"activations", "errors"},
+    "gradients": {"activations", "errors", "outputs", "rules", "gradients"},
+    "selection": {"errors", "records", "outputs", "observer", "gradients"},
+    "explainers": {"errors", "records", "rules", "observer", "gradients", "selection", "explainers"},
+    "metrics": {"errors", "records", "gradients", "metrics"},
+    "figures": {"errors", "records"},
+    "tracking": {"errors"},
+    "datasets": {"errors", "datasets"},
+}
+# The one room that may name each heavy library.
+OWNERS = {
+    "tensorflow": {"gradients"},
+    "jax": {"gradients"},
+    "torch": {"gradients"},
+    "mlflow": {"tracking"},
+    "matplotlib": {"figures"},
+    "lime": {"explainers"},
+    "shap": {"records"},
+    "skimage": {"explainers"},
+    "tqdm": {"callbacks"},
+    "PIL": {"tracking", "datasets"},
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module == "keras_explain":
+                yield from (f"keras_explain.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_rooms_import_one_way():
+    for path in PACKAGE.rglob("*.py"):
+        room = room_of(path)
+        if room in ROOMS:
+            used = {name.split(".")[1] for name in imports(path) if name.startswith("keras_explain.")}
+            assert used <= ROOMS[room], f"{path.name} imports {used - ROOMS[room]}"
+
+
+def test_each_heavy_library_has_one_owner():
+    for path in PACKAGE.rglob("*.py"):
+        for name in imports(path):
+            library = name.split(".")[0]
+            assert room_of(path) in OWNERS.get(library, {room_of(path)}), f"{path.name} imports {library}"
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = """
+import sys, time, keras
+before = set(sys.modules)
+start = time.perf_counter()
+import keras_explain, keras_explain.callbacks
+print(time.perf_counter() - start)
+heavy = {"matplotlib", "mlflow", "lime", "shap", "skimage", "scipy", "tqdm", "tf_keras_vis", "PIL", "click"}
+print(sorted(heavy & (set(sys.modules) - before)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, loaded = done.stdout.splitlines()
+    assert float(seconds) < 1
+    assert loaded == "[]"
+
+
+@pytest.mark.parametrize("library", ["mlflow", "shap", "lime", "skimage"])
+def test_a_missing_library_says_what_to_install(library):
+    code = f"""
+import sys, numpy as np, keras
+sys.modules[{library!r}] = None
+import keras_explain as kx
+model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])
+calls = {{
+    "mlflow": lambda: kx.MlflowTracker(),
+    "shap": lambda: kx.explain(model, np.ones((1, 8, 8, 1)), "vanilla").to_shap(),
+    "lime": lambda: kx.explain(model, np.ones((1, 8, 8, 1)), kx.Lime(4, lambda x: np.zeros((8, 8)))),
+    "skimage": lambda: kx.explain(model, np.ones((1, 8, 8, 1)), kx.Lime(4)),
+}}
+try:
+    calls[{library!r}]()
+except kx.MissingExtra as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    name = "scikit-image" if library == "skimage" else library
+    assert f"pip install {name}" in done.stdout
+
+
+def test_public_names_are_those_listed():
+    public = {name for name in vars(kx) if not name.startswith("_")}
+    rooms = {m.split(".")[1] for m in MODULES} - {"figures", "metrics"}
+    assert kx.__all__ == sorted(public - rooms)
+    assert keras_explain.callbacks.__all__ == ["ExplanationCallback"]
+
+
+def test_the_folder_of_callbacks_is_shown_at_the_top_level():
+    assert (ROOT / "callbacks").is_symlink()
+    assert (ROOT / "callbacks").resolve() == (PACKAGE / "callbacks").resolve()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.failed == 0
+
+
+def test_every_public_object_has_a_runnable_example():
+    for name in kx.__all__:
+        thing = getattr(kx, name)
+        documented = isinstance(thing, type) and issubclass(thing, Exception | UserWarning)
+        if callable(thing) and not documented and name not in ("Explainer", "Tracker", "save_round", "load_round"):
+            assert ">>>" in (thing.__doc__ or ""), name
+
+
+def blocks(path):
+    return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.S)
+
+
+DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_written_examples_run(path, tmp_path):
+    """All Python blocks of a page, one after the other in one process and an empty folder."""
+    code = "\n".join(blocks(path))
+    if code:
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_built_wheel_works_in_an_empty_environment(tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--sdist", "--outdir", tmp_path / "dist", ROOT]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("keras_explain_callbacks-*.whl")
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{wheel}[tensorflow]"], check=True, capture_output=True)
+    code = """
+import keras, numpy as np, keras_explain as kx
+from keras_explain.callbacks import ExplanationCallback
+model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])
+print(kx.__file__, kx.explain(model, np.ones((1, 8, 8, 1)), "integrated_gradients").values.shape)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert str(tmp_path / "env") in done.stdout
+    assert "(1, 8, 8, 1)" in done.stdout
+    command = tmp_path / "env" / "bin" / "keras-explain"
+    assert "demo" in subprocess.run([command, "--help"], capture_output=True, text=True, check=True).stdout
