@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -83,9 +84,9 @@ class MlflowTracker:
         else:
             self.run_id = self._new_run()
             self._ours = True
-        for name, value in settings.items():
-            # Not as params: MLflow's image view prints every param over the pictures, and refuses to change one.
-            self._client.set_tag(self.run_id, f"keras_explain.{name}", str(value)[:_TAG_LENGTH])
+        # Not as params: MLflow's image view prints every param over the pictures, and refuses to change one.
+        tags = {f"keras_explain.{name}": str(value)[:_TAG_LENGTH] for name, value in settings.items()}
+        self._client.log_batch(self.run_id, tags=[self._mlflow.entities.RunTag(*tag) for tag in tags.items()])
 
     def _new_run(self) -> str:
         """A run with MLflow's usual tags in the usual experiment, which is not left active."""
@@ -112,8 +113,9 @@ class MlflowTracker:
                 self._client.log_image(
                     self.run_id, picture.convert("RGB"), key=f"{_ROOT}/{path.stem}", step=step, synchronous=True
                 )
-        for name, value in numbers.items():
-            self._client.log_metric(self.run_id, name, float(value), step=step)
+        now = int(time.time() * 1000)
+        metrics = [self._mlflow.entities.Metric(name, float(value), now, step) for name, value in numbers.items()]
+        self._client.log_batch(self.run_id, metrics=metrics)
 
     def finish(self) -> None:
         """End the run if it was started here."""
