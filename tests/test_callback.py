@@ -9,8 +9,8 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 import warnings
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_explain as kx
-from keras_explain.callbacks import ExplanationCallback
+from keras_explain.callbacks import ExplanationCallback, explanation
 
 X = np.random.default_rng(0).random((48, 8, 8, 1), "float32")
 Y = (X[:, :4].mean(axis=(1, 2, 3)) > X[:, 4:].mean(axis=(1, 2, 3))).astype(int)
@@ -288,22 +288,28 @@ def test_data_that_fit_does_not_see_are_noticed(tmp_path):
     fit(model, [callback(tmp_path, candidates=None)], epochs=1)
 
 
-def test_a_budget_is_kept_by_skipping_rounds(tmp_path, capsys):
+def test_a_budget_is_kept_by_skipping_rounds(tmp_path, capsys, monkeypatch):
+    """On a clock that only epochs and rounds move, one second each."""
+    clock = [0.0]
+
+    def tick(*arguments):
+        clock[0] += 1.0
+
     class Slow:
         method = "slow"
 
         def explain(self, scorer, samples):
-            time.sleep(0.3)
+            tick()
             return kx.Attribution(
                 "slow", np.ones_like(samples.images), samples.targets[:, 0], samples.rows, samples.rows
             )
 
-    slow_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: time.sleep(0.2))
-    fit(build(), [slow_epoch, callback(tmp_path, [Slow()], max_overhead=0.3)], epochs=12, verbose=2)
-    explained = rounds(tmp_path)
-    assert explained[0] == "epoch_0000"
-    assert 2 <= len(explained) <= 6
-    assert "is not explained: a round of" in capsys.readouterr().out
+    monkeypatch.setattr(explanation, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    slow_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=tick)
+    fit(build(), [slow_epoch, callback(tmp_path, [Slow()], max_overhead=0.5)], epochs=12, verbose=2)
+    # Half of 12 seconds: five rounds, and the last one, for which room was kept.
+    assert rounds(tmp_path) == [f"epoch_{epoch:04d}" for epoch in (0, 1, 2, 3, 4, 11)]
+    assert "epoch 6 is not explained: a round of 1.0 s would exceed max_overhead" in capsys.readouterr().out
     fit(build(), [slow_epoch, callback(tmp_path / "all", [Slow()])], epochs=4)
     assert len(rounds(tmp_path / "all")) == 4
 
@@ -338,7 +344,7 @@ def test_no_thread_is_left(tmp_path):
 
 TERMINAL = """
 import numpy as np, keras, keras_explain as kx
-from keras_explain.callbacks import ExplanationCallback
+from keras_explain.callbacks import ExplanationCallback, explanation
 x, y = np.random.default_rng(0).random((32, 8, 8, 1)).astype("float32"), np.arange(32) % 2
 model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, activation="relu"),
                           keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])

@@ -161,6 +161,16 @@ def test_the_model_is_left_as_it_was(build):
         np.testing.assert_array_equal(now, before)
 
 
+def test_losses_that_layers_add_are_those_of_before():
+    image = keras.Input((8, 8, 1))
+    regular = layers.Dense(4, activation="relu", activity_regularizer="l2")(layers.Flatten()(image))
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(regular))
+    model(IMAGES)
+    before = [float(loss) for loss in model.losses]
+    kx.explain(model, IMAGES[:2], "vanilla", targets=0)
+    assert [float(loss) for loss in model.losses] == before  # and no tensor of a finished trace among them
+
+
 def test_one_sigmoid_unit_is_two_classes():
     model = small_cnn("sigmoid", classes=1)
     linear = small_cnn(None, classes=1)

@@ -116,6 +116,7 @@ def test_lime_agrees_with_lime_on_the_same_perturbations(random, hide):
     for k in range(3):
         expected = dict(peer.local_exp[k])
         np.testing.assert_allclose(found.details["weights"][k], [expected[s] for s in range(6)], rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(found.values[k].sum(axis=-1), found.details["weights"][k][segments], rtol=1e-5)
         assert ours.explanations[0].intercept[k] == pytest.approx(peer.intercept[k], rel=1e-3, abs=1e-5)
     mask = ours.explanations[0].get_image_and_mask(2, positive_only=False, num_features=3)[1]
     np.testing.assert_array_equal(mask, peer.get_image_and_mask(2, positive_only=False, num_features=3)[1])

@@ -16,7 +16,7 @@ X = np.array(
     [
         [5.0, 0.0, 0.0],  # 0, sure
         [0.0, 1.0, 0.0],  # 1, hardly
-        [0.0, 4.0, 0.0],  # called 1, is 2: wrong though sure
+        [0.0, 4.0, 3.9],  # called 1, is 2: wrong, though class 2 is likelier than in the only right one
         [2.0, 0.0, 0.0],  # 0
         [0.0, 2.0, 0.0],  # 1, surer
         [0.0, 0.0, 0.1],  # 2, hardly
