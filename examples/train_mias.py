@@ -19,6 +19,9 @@ from keras_explain.datasets import mias
 def build_model(size):
     """The nested ResNet50 of the mammography models, for grey crops."""
     backbone = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(size, size, 3))
+    for layer in backbone.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.9  # the statistics must settle within a few hundred steps
     image = keras.Input((size, size, 1))
     features = backbone(layers.Concatenate()([image, image, image]))
     scores = layers.Dense(len(mias.CLASS_NAMES), activation="softmax")(layers.GlobalAveragePooling2D()(features))

@@ -1,8 +1,9 @@
 """Attribution -> matplotlib Figure. The one place that normalises for the eye.
 
-Maps are summed over channels, cut at a percentile of their absolute value and drawn signed, red for and blue against
-the explained class, transparent at zero, over a faded copy of the image. Scale and percentile are printed. Nothing
-here goes through `pyplot`, so no state of matplotlib is touched and figures can be drawn on any thread.
+The image is shown unmarked; a grey one is windowed to its own range, which is printed. Maps are summed over channels,
+cut at a percentile of their absolute value and drawn signed, red for and blue against the explained class, transparent
+at zero, over a faded copy of the image. Scale and percentile are printed. Nothing here goes through `pyplot`, so no
+state of matplotlib is touched and figures can be drawn on any thread.
 """
 
 from __future__ import annotations
@@ -160,8 +161,16 @@ def _text(figure: Figure, x: float, y: float, words: str, size: float, weight: s
     figure.text(x, y, words, fontsize=size, weight=weight, ha="left", va="top", parse_math=False)
 
 
+def window(samples: Samples, i: int) -> tuple[float, float]:
+    """The pixel values drawn black and white: a grey image's own range, as at a viewing station; else the data's."""
+    image = samples.images[i]
+    low, high = float(image.min()), float(image.max())
+    grey = (image == image[..., :1]).all()
+    return (low, high) if grey and low < high else samples.value_range
+
+
 def _shown(samples: Samples, i: int) -> np.ndarray:
-    low, high = samples.value_range
+    low, high = window(samples, i)
     image = np.clip((samples.images[i] - low) / max(high - low, 1e-12), 0, 1)
     return image[..., 0] if image.shape[-1] == 1 else image
 
@@ -169,6 +178,8 @@ def _shown(samples: Samples, i: int) -> np.ndarray:
 def _draw_image(axes: Axes, samples: Samples, i: int, outline: np.ndarray | None) -> None:
     axes.imshow(_shown(samples, i), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title("image", fontsize=9, pad=3)
+    low, high = window(samples, i)
+    axes.text(0, -0.02, f"black {low:.2g}, white {high:.2g}", fontsize=7, va="top", transform=axes.transAxes)
     _draw_outline(axes, outline)
 
 

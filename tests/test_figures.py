@@ -15,6 +15,7 @@ from keras_explain.engine import draw_round, panel_names, plain_name
 def samples_with(n=1, confidence=0.75, **changes):
     image = np.zeros((n, 8, 8, 1))
     image[:, :4] = 1.0
+    image = changes.pop("images", image)
     fields = {"labels": [3] * n, "confidence": [confidence] * n, "class_names": ["benign", "malignant"]}
     return kx.Samples(image, [[1]] * n, value_range=(0, 1), **{**fields, **changes})
 
@@ -34,7 +35,8 @@ def pixels(figure):
 def words(figure):
     texts = [text.get_text() for text in figure.texts]
     for axes in figure.axes:
-        texts += [axes.get_title(), axes.get_xlabel(), *(label.get_text() for label in axes.get_xticklabels())]
+        texts += [axes.get_title(), axes.get_xlabel(), *(text.get_text() for text in axes.texts)]
+        texts += [*(label.get_text() for label in axes.get_xticklabels())]
     return "\n".join(texts)
 
 
@@ -49,6 +51,17 @@ def test_the_original_is_shown_unmarked_and_grey():
     figure = kx.figures.panel(samples_with(), [attribution_with(np.ones((1, 8, 8, 1)))])
     assert colour_at(figure, 0, 1, 4).tolist() == [255, 255, 255]
     assert colour_at(figure, 0, 6, 4).tolist() == [0, 0, 0]
+
+
+def test_a_grey_image_is_windowed_to_its_own_range_and_says_so():
+    pale = np.full((1, 8, 8, 1), 0.9)
+    pale[:, :4] = 0.95
+    figure = kx.figures.panel(samples_with(images=pale), [])
+    assert colour_at(figure, 0, 1, 4).tolist() == [255, 255, 255]
+    assert colour_at(figure, 0, 6, 4).tolist() == [0, 0, 0]
+    assert "black 0.9, white 0.95" in words(figure)
+    coloured = np.repeat(pale, 3, axis=-1) * [1.0, 0.5, 0.5]
+    assert "black 0, white 1" in words(kx.figures.panel(samples_with(images=coloured), []))
 
 
 def test_red_speaks_for_and_blue_against_and_nothing_shows_the_image():
