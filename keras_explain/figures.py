@@ -130,6 +130,8 @@ def quality(attribution: Attribution, r: int) -> str:
     """What the method says of its own exactness, in words."""
     if np.isfinite(attribution.relative_completeness_error[r]):
         return f"completeness error {100 * attribution.relative_completeness_error[r]:.2g} %"
+    if "r2" in attribution.details and np.isnan(attribution.details["r2"][r]):
+        return "hiding changes nothing"
     if "r2" in attribution.details:
         return f"surrogate R² {attribution.details['r2'][r]:.2f}, effect {attribution.details['effect'][r]:.2g}"
     return "promises no sum"

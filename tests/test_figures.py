@@ -120,7 +120,9 @@ def test_each_method_states_its_own_exactness():
     complete = attribution_with(np.full((1, 8, 8, 1), 2.2 / 64))
     fitted = kx.Attribution("lime", np.ones((1, 8, 8, 1)), [1], [0], [2.0], details={"r2": [0.61], "effect": [0.5]})
     plain = kx.Attribution("vanilla", np.ones((1, 8, 8, 1)), [1], [0], [2.0], unit="logit per unit of pixel value")
-    text = words(kx.figures.panel(samples_with(), [complete, fitted, plain]))
+    unmoved = kx.Attribution("lime", np.ones((1, 8, 8, 1)), [1], [0], [2.0], details={"r2": [np.nan], "effect": [0.0]})
+    text = words(kx.figures.panel(samples_with(), [complete, fitted, plain, unmoved]))
+    assert "hiding changes nothing" in text
     assert "completeness error 10 %" in text
     assert "surrogate R² 0.61, effect 0.5" in text
     assert "promises no sum" in text

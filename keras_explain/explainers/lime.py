@@ -48,7 +48,7 @@ class Lime:
     After `explain`, `explanations` holds one `lime.lime_image.ImageExplanation` for each image, and the attribution's
     `details` hold `segments`, `weights` (padded with NaN), the surrogate's weighted `r2` and `effect`, the standard
     deviation of the logit over the subsets. A low R2 says that the weights do not describe the model; a low effect,
-    that hiding changes nothing, about which a warning is given.
+    that hiding changes nothing: below 1e-4 of the score `r2` is NaN and a warning names the images.
 
     Raises:
         InputError: fewer than two samples, an unknown segmentation or way to hide.
@@ -85,6 +85,7 @@ class Lime:
         """One map for each image and target."""
         self.explanations = []
         values, weights, scores, r2, effect, maps = [], [], [], [], [], []
+        unmoved: dict[str, float] = {}
         for i in range(len(samples)):
             image, targets = samples.images[i], samples.targets[i]
             segments = self._segments(image, samples.value_range)
@@ -96,13 +97,21 @@ class Lime:
             for target, (weight, fit) in zip(targets, fits, strict=True):
                 spread = float(logits[:, target].std())
                 if spread <= _NO_EFFECT * max(1.0, abs(float(logits[0, target]))):
-                    self._warn_of_no_effect(samples.ids[i], samples.class_name(int(target)), spread)
+                    unmoved[samples.ids[i]] = spread
+                    fit = np.nan
                 values.append(np.repeat(weight[segments][..., None] / image.shape[-1], image.shape[-1], axis=-1))
                 weights.append(weight)
                 scores.append(logits[0, target])
                 r2.append(fit)
                 effect.append(spread)
                 maps.append(segments)
+        if unmoved:
+            warnings.warn(
+                f"LIME: with hide={self.hide!r}, hiding superpixels of image {', '.join(unmoved)} changes the score by "
+                f"only {max(unmoved.values()):.2g}; these maps say nothing. Try another hide.",
+                ExplanationWarning,
+                stacklevel=2,
+            )
         most = max(map(len, weights))
         padded = np.array([np.pad(w, (0, most - len(w)), constant_values=np.nan) for w in weights])
         details = {"segments": np.array(maps), "weights": padded, "r2": np.array(r2), "effect": np.array(effect)}
@@ -116,14 +125,6 @@ class Lime:
             unit="logit per superpixel",
             settings={"samples": self.samples, "segmentation": chosen, "hide": self.hide, "seed": self.seed},
             details=details,
-        )
-
-    def _warn_of_no_effect(self, name: str, target: str, spread: float) -> None:
-        warnings.warn(
-            f"LIME: hiding superpixels of image {name} with hide={self.hide!r} changes the score of {target} by only "
-            f"{spread:.2g}; the map says nothing. Try another hide.",
-            ExplanationWarning,
-            stacklevel=4,
         )
 
     def _segments(self, image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
