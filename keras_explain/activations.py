@@ -13,6 +13,7 @@ import numpy as np
 _ACTIVATION_LAYERS = (keras.layers.ReLU, keras.layers.Softmax, keras.layers.LeakyReLU, keras.layers.PReLU)
 _ACTIVATION_OPERATIONS = {"Relu", "Relu6", "LeakyRelu", "Sigmoid", "Softmax"}
 _PROBE = np.array([[-1000.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 1000.0]], "float32")
+_MODERATE = _PROBE[:, 1:-1]
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,25 @@ class Site:
         if isinstance(self.owner, keras.layers.PReLU):
             return "leaky"
         try:
-            value = keras.ops.convert_to_numpy(self.function(keras.ops.convert_to_tensor(_PROBE)))
+            value, moderate = self._values(_PROBE), self._values(_MODERATE)
         except Exception:  # a function that needs another rank or more arguments is none of the kinds above
             return "other"
-        return _kind_of(np.asarray(value, "float64"))
+        if value.shape != _PROBE.shape:
+            return "other"
+        # Far from zero a softmax of any temperature is the same.
+        if np.allclose(moderate, np.exp(_MODERATE) / np.exp(_MODERATE).sum(), atol=1e-4):
+            return "softmax"
+        return _kind_of(value)
+
+    def _values(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(keras.ops.convert_to_numpy(self.function(keras.ops.convert_to_tensor(x))), "float64")
 
 
 def _kind_of(value: np.ndarray) -> str:
     x = _PROBE.astype("float64")
     positive = value[x > 0]
-    if value.shape != x.shape:
-        return "other"
     if np.allclose(value, x):
         return "linear"
-    if np.allclose(value, np.exp(x - x.max()) / np.exp(x - x.max()).sum()):
-        return "softmax"
     if np.allclose(value, np.exp(-np.logaddexp(0, -x)), atol=1e-4):
         return "sigmoid"
     if (value[x <= 0] == 0).all() and np.isin(positive, [0.0, *x[x > 0], value.max()]).all() and (positive > 0).any():

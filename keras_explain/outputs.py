@@ -111,7 +111,9 @@ def find_head(model: keras.Model, images: Any, output: str | None = None) -> Hea
         head = Head(kind, values.shape[1], site, key)
         _verify(model, head, images, own)
     elif kind in ("linear", "unknown"):
-        head = _linear_head(model, values, loss, key)
+        # Only a layer with weights of its own is known to give logits; an identity may stand behind anything.
+        certain = site is not None and hasattr(site.owner, "kernel")
+        head = _linear_head(model, values, loss, key, certain or _takes_logits(model, key))
     else:
         where = site.name if site else ""
         raise HeadError(f"The head {where} of '{model.name}' is not softmax, sigmoid or linear. {_WHAT_TO_DO}")
@@ -129,17 +131,18 @@ def _recorder(site: Site, produced: list[tuple[Site, Any]]) -> Callable[..., Any
     return record
 
 
-def _linear_head(model: keras.Model, values: np.ndarray, loss: str, key: int | str | None) -> Head:
+def _linear_head(model: keras.Model, values: np.ndarray, loss: str, key: int | str | None, certain: bool) -> Head:
     if any(word in loss for word in _REGRESSION):
         raise HeadError(
             f"'{model.name}' is a regression (linear output, loss {loss!r}); there is no class to explain. "
             f"{_WHAT_TO_DO}"
         )
     units = values.shape[1]
-    if units > 1 and (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-2):
+    if not certain:
         raise HeadError(
-            f"The outputs of '{model.name}' are probabilities, but the last activation cannot be reached: something "
-            f"stands behind it, or it is a plain function inside `call`. {_WHAT_TO_DO}"
+            f"Are the outputs of '{model.name}' logits or probabilities? The last activation cannot be reached: "
+            f"something stands behind it, or it is a plain function inside `call`. {_WHAT_TO_DO} If they are logits, "
+            "compile the model with a loss with from_logits=True."
         )
     if units == 1 and "binary" not in loss:
         raise HeadError(
@@ -184,14 +187,26 @@ def _pick(outputs: Any, key: int | str | None) -> Any:
     return outputs if key is None else outputs[key]
 
 
+def _loss(model: keras.Model, key: int | str | None) -> Any:
+    """The compiled loss of one output, None if there is none."""
+    loss = getattr(model, "loss", None)
+    names = list(getattr(model, "output_names", None) or ())
+    if isinstance(loss, dict):
+        names = names or list(loss)
+        return loss.get(key if isinstance(key, str) else names[key or 0])
+    if isinstance(loss, (list, tuple)):
+        return loss[names.index(key) if isinstance(key, str) else key or 0]
+    return loss
+
+
 def _loss_name(model: keras.Model, key: int | str | None) -> str:
     """The compiled loss of one output in words, "" if there is none."""
-    loss = getattr(model, "loss", None)
-    if isinstance(loss, dict):
-        names = list(getattr(model, "output_names", loss))
-        loss = loss.get(names[key] if isinstance(key, int) else key)
-    elif isinstance(loss, (list, tuple)):
-        names = list(getattr(model, "output_names", ()))
-        loss = loss[names.index(key) if isinstance(key, str) else key or 0]
+    loss = _loss(model, key)
     name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
     return str(name).lower()
+
+
+def _takes_logits(model: keras.Model, key: int | str | None) -> bool:
+    loss = _loss(model, key)
+    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    return bool(config.get("from_logits") or (config.get("fn_kwargs") or {}).get("from_logits"))

@@ -258,6 +258,63 @@ def test_heads_that_cannot_be_switched_say_which_layer_and_what_to_do(outputs, c
         kx.Scorer(model).logits(IMAGES)
 
 
+def test_probabilities_behind_something_else_are_never_taken_for_logits():
+    """Sigmoid outputs need not sum to one, so only a loss that takes logits can vouch for an unknown last layer."""
+    image = keras.Input((8, 8, 1))
+    sigmoid = keras.ops.sigmoid(layers.Dense(3)(features(image)))
+    for last in (layers.Lambda(lambda p: keras.ops.clip(p, 0.1, 0.9)), layers.Lambda(lambda p: p * 100)):
+        with pytest.raises(kx.HeadError, match="logits or probabilities"):
+            kx.Scorer(keras.Model(image, last(sigmoid))).logits(IMAGES)
+    half = layers.Dense(1, activation="sigmoid", dtype="mixed_float16")(features(image))
+    model = keras.Model(image, layers.Activation("linear", dtype="float32")(half))
+    model.compile("sgd", "binary_crossentropy")
+    with pytest.raises(kx.HeadError, match="logits or probabilities"):
+        kx.Scorer(model).logits(IMAGES)
+    pooled = keras.Model(image, layers.GlobalAveragePooling2D()(layers.Conv2D(3, 3)(image)))
+    pooled.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    np.testing.assert_allclose(kx.Scorer(pooled).logits(IMAGES), np.asarray(pooled(IMAGES)), rtol=1e-5)
+
+
+def test_losses_of_a_dict_are_read():
+    def compiled(units, loss):
+        image = keras.Input((8, 8, 1))
+        model = keras.Model(image, layers.Dense(units, name="out")(features(image)))
+        model.compile("sgd", {"out": loss})
+        return model
+
+    binary = keras.losses.BinaryCrossentropy(from_logits=True)
+    assert kx.Scorer(compiled(3, binary)).head(IMAGES).kind == "sigmoid"
+    assert kx.Scorer(compiled(1, binary)).logits(IMAGES).shape == (5, 2)
+    with pytest.raises(kx.HeadError, match="regression"):
+        kx.Scorer(compiled(3, "mse")).logits(IMAGES)
+
+
+@pytest.mark.parametrize("activation", [lambda z: keras.ops.softmax(z / 10), "sparsemax"])
+def test_relatives_of_softmax_are_not_taken_for_it(activation):
+    image = keras.Input((8, 8, 1))
+    model = keras.Model(image, layers.Dense(3, activation=activation)(features(image)))
+    with pytest.raises(kx.HeadError, match="not softmax, sigmoid or linear"):
+        kx.Scorer(model).logits(IMAGES)
+
+
+def test_exchanged_layers_are_noticed():
+    model = small_cnn()
+    scorer = kx.Scorer(model)
+    scorer.logits(IMAGES)
+    model.pop()
+    model.add(layers.Dense(3, activation="softmax"))
+    np.testing.assert_allclose(scorer.logits(IMAGES), kx.Scorer(model).logits(IMAGES), rtol=1e-6)
+
+
+def test_an_input_of_whole_numbers_has_no_gradient():
+    image = keras.Input((8, 8, 1), dtype="uint8")
+    model = keras.Model(
+        image, layers.Dense(3, activation="softmax")(layers.Flatten()(layers.Rescaling(1 / 255)(image)))
+    )
+    with pytest.raises(kx.InputError, match="whole numbers, so it has no gradient"):
+        kx.explain(model, np.ones((1, 8, 8, 1)), "vanilla", targets=0)
+
+
 def test_a_head_that_is_used_twice_does_not_pass_the_verification():
     image = keras.Input((8, 8, 1))
     shared = layers.Dense(3, activation="softmax", name="shared")

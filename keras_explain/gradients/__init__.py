@@ -72,6 +72,7 @@ class Scorer:
         self.batch_size = batch_size
         self._backend = importlib.import_module(f"keras_explain.gradients._{_backend_name()}")
         self._head: Head | None = None
+        self._variables: list[Any] = []
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     @classmethod
@@ -90,9 +91,19 @@ class Scorer:
         Args:
             images: (n, *image shape); two are enough.
         """
+        self._renew()
         if self._head is None:
             self._head = find_head(self.model, images[:2], self.output)
         return self._head
+
+    def _renew(self) -> None:
+        """Forget what was compiled if layers or variables were exchanged since; new values alone are followed."""
+        variables = list(self.model.variables)
+        if len(variables) != len(self._variables) or any(
+            now is not before for now, before in zip(variables, self._variables, strict=True)
+        ):
+            self._variables, self._head = variables, None
+            self._compiled.clear()
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Class logits.
@@ -184,6 +195,7 @@ class Scorer:
         each: Sequence[np.ndarray],
         shared: Sequence[np.ndarray],
     ) -> Callable[..., Any]:
+        self._renew()
         arrays = [*each, *shared]
         key = (points, combine, rule, t, *((array.shape[1:], array.dtype.str) for array in arrays))
         if key not in self._compiled:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_explain.errors import InputError
+
 OutOfMemory = tf.errors.ResourceExhaustedError
 
 
@@ -46,7 +48,10 @@ def compile_gradient(
             scores = tf.gather(logits(images), targets, axis=1, batch_dims=1)
             sums = [tf.reduce_sum(score) for score in tf.unstack(scores, num=t, axis=1)]
         # The sum over points has at each point the gradient of that point's own score.
-        gradients = tf.stack([tape.gradient(total, images) for total in sums])
+        gradients = [tape.gradient(total, images) for total in sums]
+        if any(gradient is None for gradient in gradients):
+            raise InputError("The model casts its input to whole numbers, so it has no gradient: use a float Input.")
+        gradients = tf.stack(gradients)
         return scores, combine(gradients, *args)
 
     return _traced(gradient, [tf.TensorSpec([None, t], "int32"), *_signature(arrays)])
