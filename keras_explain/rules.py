@@ -45,6 +45,12 @@ def relu_replacements(model: keras.Model, rule: str) -> list[tuple[Site, Callabl
         raise InputError(f"rule must be one of {', '.join(RULES)}; got {rule!r}.")
     if rule == "vanilla":
         return []
+    compiled = [layer.name for layer in model._flatten_layers() if hasattr(layer.call, "get_concrete_function")]
+    if compiled:  # it would keep the first rule that it was traced with, in training too
+        raise RuleError(
+            f"The {rule} rule cannot reach into layers that compile their own call with tf.function: "
+            f"{', '.join(compiled)}. Take the decorator away; Keras compiles the whole model anyway."
+        )
     kinds = [(site, site.kind) for site in sites(model)]
     leaky = [site.name for site, kind in kinds if kind == "leaky"]
     if leaky:

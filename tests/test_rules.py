@@ -63,6 +63,23 @@ def test_leaky_relus_are_refused_by_name(leaky):
         kx.explain(one_relu(leaky, 1.0), X, "guided", targets=0)
 
 
+def test_layers_that_compile_themselves_are_refused():
+    """They would keep the first rule they were traced with, in training too."""
+    import tensorflow as tf
+
+    class Compiled(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(4, activation="relu")
+
+        @tf.function
+        def call(self, x):
+            return self.dense(x)
+
+    with pytest.raises(kx.RuleError, match=r"compile their own call with tf\.function: compiled"):
+        kx.explain(one_relu(Compiled(), 1.0), X, "guided", targets=0)
+
+
 def test_a_model_without_relus_is_refused():
     with pytest.raises(kx.RuleError, match="has none"):
         kx.explain(one_relu(layers.Activation("gelu"), 1.0), X, "rectified", targets=0)
