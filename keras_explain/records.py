@@ -40,7 +40,8 @@ class Samples:
         background: (m, *image shape) images for methods that take an expectation, or m = 0.
         value_range: lowest and highest pixel of all the images that were looked at.
         missing: (data-set class, model class) for which no correctly predicted image was found.
-        accuracy: share of the candidates with a class that were predicted correctly; NaN where unknown.
+        accuracy: share of the candidates with a class that were predicted correctly; NaN where unknown or where classes
+            are independent.
 
     Raises:
         InputError: lengths or shapes that do not fit, NaN or infinity in the images.
@@ -289,10 +290,9 @@ def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _free_name(wanted: str, taken: Mapping[str, Any]) -> str:
-    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in wanted) or "method"
-    return next(
-        f"{name}{suffix}" for suffix in ["", *(f"_{i}" for i in range(2, 99))] if f"{name}{suffix}" not in taken
-    )
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in wanted)[:80] or "method"
+    free = (f"{name}{suffix}" for suffix in ["", *(f"_{i}" for i in range(2, 999))])
+    return next(option for option in free if option not in taken and option != "samples")
 
 
 def _plain(value: Any) -> Any:

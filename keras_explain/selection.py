@@ -55,7 +55,9 @@ class ClassMap:
         return None if output is None else int(output)
 
     def named(self, classes: int) -> list[int]:
-        """The data-set classes that a dict maps to an output, each of which must exist in a model of `classes`."""
+        """The data-set classes known to have an output, each of which must exist in a model of `classes`."""
+        if self._mapping is None:
+            return list(range(classes))
         if not isinstance(self._mapping, Mapping):
             return []
         outputs = {label: self(label) for label in self._mapping}
@@ -158,6 +160,7 @@ class _Search:
     low: float = np.inf
     high: float = -np.inf
     shape: tuple[int, ...] = ()
+    independent: bool = False
 
     def look(
         self, images: np.ndarray, labels: np.ndarray, ids: Sequence[Any] | None, logits: np.ndarray, head: Head
@@ -166,6 +169,7 @@ class _Search:
         if not np.isfinite(logits).all():
             raise InputError("The model's outputs are NaN or infinite; there is nothing to explain.")
         self.shape = images.shape[1:]
+        self.independent = head.kind == "sigmoid" and not head.binary
         for label in self.class_map.named(head.classes):
             self.best.setdefault(label, [])
         self.low, self.high = min(self.low, images.min()), max(self.high, images.max())
@@ -222,7 +226,7 @@ class _Search:
             background=np.array(self.reservoir).reshape(-1, *self.shape),
             value_range=(float(self.low), float(self.high)),
             missing=tuple((label, self.class_map(label) or 0) for label, best in sorted(self.best.items()) if not best),
-            accuracy=self.right / self.judged,
+            accuracy=np.nan if self.independent else self.right / self.judged,
         )
 
 
