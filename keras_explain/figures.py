@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _CELL, _CAPTION, _BELOW = 2.3, 0.3, 0.8  # inches: side of a picture, a line of text, title and colour bar of a picture
 _COLUMNS, _MOST_COLUMNS = 4, 5
 _MAP = "RdBu_r"
+# Whatever style the user has set: black on white, no LaTeX, and a dollar sign in a name starts no formula.
+_PLAIN: dict[str, Any] = {"color": "black", "usetex": False, "parse_math": False}
 _OUTLINE = "#ffd400"
 
 
@@ -84,7 +86,7 @@ def panel(
         _draw_image(places[0], samples, i, outline)
         for axes, (attribution, r) in zip(places[1:], maps, strict=True):
             name = f"\nwhy {samples.class_name(int(attribution.targets[r]))}?" if len(attribution) > 1 else ""
-            axes.set_title(attribution.method.replace("_", " ") + name, fontsize=9, pad=3, parse_math=False)
+            axes.set_title(attribution.method.replace("_", " ") + name, fontsize=9, pad=3, **_PLAIN)
             _draw_map(figure, axes, samples, i, attribution, r, outline, percentile)
     return figure
 
@@ -147,7 +149,7 @@ def signed_map(attribution: Attribution, r: int, percentile: float) -> tuple[np.
 def _axes(figure: Figure, column: int, top: float, samples: Samples) -> Axes:
     height = _CELL * samples.images.shape[1] / samples.images.shape[2]
     box = (column * _CELL + 0.05, top - 0.2 - height, _CELL - 0.1, height - 0.1)
-    axes = figure.add_axes(_share(figure, box))
+    axes = figure.add_axes(_share(figure, box), xticks=[], yticks=[])
     axes.set_axis_off()
     return axes
 
@@ -159,8 +161,7 @@ def _share(figure: Figure, box: tuple[float, float, float, float]) -> tuple[floa
 
 def _text(figure: Figure, x: float, y: float, words: str, size: float, weight: str = "normal") -> None:
     x, y, _, _ = _share(figure, (x, y, 0, 0))
-    # A dollar sign in a name must not start a formula.
-    figure.text(x, y, words, fontsize=size, weight=weight, ha="left", va="top", parse_math=False)
+    figure.text(x, y, words, fontsize=size, weight=weight, ha="left", va="top", **_PLAIN)
 
 
 def window(samples: Samples, i: int) -> tuple[float, float]:
@@ -179,9 +180,9 @@ def _shown(samples: Samples, i: int) -> np.ndarray:
 
 def _draw_image(axes: Axes, samples: Samples, i: int, outline: np.ndarray | None) -> None:
     axes.imshow(_shown(samples, i), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title("image", fontsize=9, pad=3)
+    axes.set_title("image", fontsize=9, pad=3, **_PLAIN)
     low, high = window(samples, i)
-    axes.text(0, -0.02, f"black {low:.2g}, white {high:.2g}", fontsize=7, va="top", transform=axes.transAxes)
+    axes.text(0, -0.02, f"black {low:.2g}, white {high:.2g}", fontsize=7, va="top", transform=axes.transAxes, **_PLAIN)
     _draw_outline(axes, outline)
 
 
@@ -207,14 +208,14 @@ def _draw_map(
     box = axes.get_position()
     bar = figure.add_axes((box.x0, box.y0 - 0.1 / figure.get_figheight(), box.width, 0.06 / figure.get_figheight()))
     colour = figure.colorbar(_opaque(drawn), cax=bar, orientation="horizontal", ticks=[-limit, 0, limit])
-    colour.ax.set_xticklabels([f"{-limit:.2g}", "0", f"{limit:.2g}"], fontsize=7)
-    colour.ax.tick_params(length=2, pad=1)
+    colour.ax.set_xticklabels([f"{-limit:.2g}", "0", f"{limit:.2g}"], fontsize=7, **_PLAIN)
+    colour.ax.tick_params(length=2, pad=1, color="black")
     colour.outline.set_linewidth(0.4)
     labels = colour.ax.get_xticklabels()
     labels[0].set_horizontalalignment("left")
     labels[-1].set_horizontalalignment("right")
     words = f"{attribution.unit}, cut at {percentile:g} %\n{quality(attribution, r)}"
-    colour.ax.set_xlabel(words, fontsize=7, labelpad=1, parse_math=False)
+    colour.ax.set_xlabel(words, fontsize=7, labelpad=1, **_PLAIN)
 
 
 def _opaque(drawn: Any) -> Any:

@@ -148,6 +148,14 @@ def test_why_not_the_other_classes_is_one_column_a_class():
     assert titles == ["image", "ig\nwhy benign?", "ig\nwhy malignant?"] * 2
 
 
+def test_the_users_style_changes_nothing():
+    plain = pixels(kx.figures.panel(samples_with(), [attribution_with(np.ones((1, 8, 8, 1)))], title="epoch 1"))
+    with plt.style.context("dark_background"), matplotlib.rc_context({"text.usetex": True}):
+        styled = pixels(kx.figures.panel(samples_with(), [attribution_with(np.ones((1, 8, 8, 1)))], title="epoch 1"))
+    captions = slice(0, 70)
+    np.testing.assert_array_equal(styled[captions], plain[captions])
+
+
 def test_nothing_of_matplotlib_is_touched():
     before = dict(matplotlib.rcParams), plt.get_fignums(), matplotlib.get_backend()
     kx.figures.panel(samples_with(), [attribution_with(np.ones((1, 8, 8, 1)))]).savefig(io.BytesIO())
