@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,7 +76,8 @@ class MlflowTracker:
         # The active run is known to this thread only, and rounds are logged from another: keep its id.
         uri = self._uri or self._mlflow.get_tracking_uri()
         self._client = self._mlflow.MlflowClient(uri)
-        active = self._mlflow.active_run()
+        # An active run belongs to MLflow's own setting, not to another store.
+        active = self._mlflow.active_run() if self._uri in (None, self._mlflow.get_tracking_uri()) else None
         self._ours = False
         if self._given is not None:
             self.run_id = self._given
@@ -89,16 +91,13 @@ class MlflowTracker:
         self._client.log_batch(self.run_id, tags=[self._mlflow.entities.RunTag(*tag) for tag in tags.items()])
 
     def _new_run(self) -> str:
-        """A run with MLflow's usual tags in the usual experiment, which is not left active."""
-        before = self._mlflow.get_tracking_uri()
-        try:
-            if self._uri is not None:
-                self._mlflow.set_tracking_uri(self._uri)
-            with self._mlflow.start_run() as run:
-                run_id = str(run.info.run_id)
-        finally:
-            if self._uri is not None:
-                self._mlflow.set_tracking_uri(before)
+        """A run that is not left active: of the usual experiment and tags, or in the store that was given."""
+        if self._uri is not None:
+            experiment = self._client.get_experiment_by_name("Default")
+            tags = {"mlflow.source.name": sys.argv[0]}
+            return str(self._client.create_run(experiment.experiment_id if experiment else "0", tags=tags).info.run_id)
+        with self._mlflow.start_run() as run:
+            run_id = str(run.info.run_id)
         self._client.update_run(run_id, status="RUNNING")
         return run_id
 

@@ -250,6 +250,45 @@ def test_a_failing_method_does_not_stop_the_others_or_the_training(tmp_path):
         fit(build(), [callback(tmp_path / "b", [Failing()])])
 
 
+def test_the_last_epoch_is_explained_once(tmp_path):
+    class Counting:
+        method, rounds = "counting", 0
+
+        def explain(self, scorer, samples):
+            Counting.rounds += 1
+            return kx.explain(scorer, samples, "vanilla")
+
+    fit(build(), [callback(tmp_path, [Counting()], frequency=2)], epochs=3)
+    assert Counting.rounds == 2
+
+
+def test_two_methods_of_one_kind_keep_their_own_numbers(tmp_path):
+    explain = callback(tmp_path, [kx.IntegratedGradients(1), kx.IntegratedGradients(32)])
+    fit(build(), [explain], epochs=1)
+    few, many = (a.completeness_error.mean() for a in explain.latest.attributions)
+    numbers = explain.latest.numbers
+    assert numbers["val_explain_integrated_gradients_completeness_error"] == pytest.approx(few)
+    assert numbers["val_explain_integrated_gradients 2_completeness_error"] == pytest.approx(many)
+
+
+def test_an_interrupted_fit_is_cleared_away_by_the_next(tmp_path):
+    class Closing(kx.DirectoryTracker):
+        closed = 0
+
+        def finish(self):
+            Closing.closed += 1
+
+    def interrupt(epoch, logs):
+        raise KeyboardInterrupt
+
+    explain = callback(tmp_path, tracker=Closing(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        fit(build(), [explain, keras.callbacks.LambdaCallback(on_epoch_end=interrupt)])
+    assert Closing.closed == 0
+    fit(build(), [explain], epochs=1)
+    assert Closing.closed == 2
+
+
 def test_unusable_validation_data_do_not_stop_the_training(tmp_path):
     explain = ExplanationCallback((X, Y + 5), ["vanilla"], tracker=kx.DirectoryTracker(tmp_path))
     with pytest.warns(kx.ExplanationWarning, match="failed, training goes on.*outputs 0 to 1"):

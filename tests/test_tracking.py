@@ -129,6 +129,16 @@ def test_a_tracking_uri_of_its_own_leaves_the_global_one_alone(server, tmp_path,
     assert other.get_run(callback.tracker.run_id).info.status == "FINISHED"
 
 
+def test_an_active_run_of_another_store_is_left_alone(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with mlflow.start_run() as run:
+        callback = explain(kx.MlflowTracker(tracking_uri=f"sqlite:///{tmp_path}/other.db"))
+        fit([callback], epochs=1)
+    assert callback.tracker.run_id != run.info.run_id
+    assert files(server, run.info.run_id) == []
+    assert MlflowClient(f"sqlite:///{tmp_path}/other.db").get_run(callback.tracker.run_id).info.status == "FINISHED"
+
+
 def test_a_server_that_is_not_there_does_not_stop_the_training(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")

@@ -114,7 +114,11 @@ class ExplanationCallback(keras.callbacks.Callback):
         if tracker is not None and not isinstance(tracker, Tracker):
             raise InputError(f"tracker must have start, log_round and finish; got {type(tracker).__name__}.")
         self.validation_data = validation_data
-        self.explainers = [_named(method, seed) for method in explainers]
+        self.explainers: list[tuple[str, Explainer]] = []
+        for method in explainers:
+            name, explainer = _named(method, seed)
+            again = sum(other == name or other.startswith(f"{name} ") for other, _ in self.explainers)
+            self.explainers.append((f"{name} {again + 1}" if again else name, explainer))
         self.tracker = MlflowTracker() if tracker is None else tracker
         self.frequency, self.max_overhead, self.on_error = frequency, max_overhead, on_error
         self.selecting: dict[str, Any] = {
@@ -130,17 +134,17 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._scorer: Scorer | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
+        self._started = False
         self._begin_fit()
 
     def _begin_fit(self) -> None:
         self.latest: Round | None = None
-        self._started = False
         self._explained = self._last = -1
         self._clock, self._spent, self._cost, self._epochs = time.perf_counter(), 0.0, 0.0, 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start afresh; the callback can be used by several fits."""
-        self._settle()
+        self._close()  # what an interrupted fit has left
         self._begin_fit()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -155,12 +159,19 @@ class ExplanationCallback(keras.callbacks.Callback):
         """Explain the last epoch if fit ended early, wait for what is still being logged, and close the tracker."""
         if self._last >= 0 and self._explained != self._last and self._affordable(self._last, is_last=True):
             self._round(self.model, self._last, {})
-        self._settle()
-        if self._worker is not None:
-            self._worker.shutdown()
-            self._worker = None
-        if self._started:
-            self._guarded("finish", self.tracker.finish)
+        self._close()
+
+    def _close(self) -> None:
+        """Wait for what is still being logged, end the thread and close the tracker."""
+        try:
+            self._settle()
+        finally:
+            if self._worker is not None:
+                self._worker.shutdown()
+                self._worker = None
+            if self._started:
+                self._started = False
+                self._guarded("closing the tracker", self.tracker.finish)
 
     def _affordable(self, epoch: int, is_last: bool) -> bool:
         """Whether one more round, and the last one still to come, keep within `max_overhead`."""
