@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from scipy.ndimage import gaussian_filter
 
 import keras_explain as kx
 from keras_explain.explainers.lime import partly_hidden
@@ -90,6 +91,15 @@ def test_tolerance_takes_more_steps_only_where_they_are_needed():
     assert (used > 2).sum() == 2
     assert (fine.relative_completeness_error <= limit * 1.01).all()
     np.testing.assert_array_equal(fine.values[used == 2], coarse.values[used == 2])
+
+
+def test_tolerance_holds_for_every_target_of_an_image():
+    model, images = small_cnn(), np.random.default_rng(0).random((3, 8, 8, 1), "float32")
+    coarse = kx.explain(model, images, kx.IntegratedGradients(2), targets="all").relative_completeness_error
+    limit = float(np.sort(coarse)[2])
+    fine = kx.explain(model, images, kx.IntegratedGradients(2, tolerance=limit), targets="all")
+    assert (coarse > limit).any()
+    assert (fine.relative_completeness_error <= limit * 1.01).all()
 
 
 def test_tolerance_out_of_reach_is_said():
@@ -183,6 +193,16 @@ def test_lime_says_when_hiding_changes_nothing():
         found = kx.explain(net.keras(), flat[None], explainer, targets=1)
     assert found.details["effect"][0] < 1e-5
     assert np.isnan(found.details["r2"][0])  # a fit to rounding noise is none
+
+
+def test_what_lime_hides_behind():
+    image = np.random.default_rng(0).random((20, 30, 2), "float32")
+    segments = (np.arange(600) // 150).reshape(20, 30).astype("int32")
+    blurred = [gaussian_filter(image[..., channel], 2.0) for channel in range(2)]
+    np.testing.assert_allclose(kx.Lime(hide="blur")._hidden(image, segments), np.stack(blurred, axis=-1), rtol=1e-5)
+    means = np.array([image[segments == s].mean(axis=0) for s in range(4)])
+    np.testing.assert_allclose(kx.Lime(hide="mean")._hidden(image, segments), means[segments], rtol=1e-5)
+    assert (kx.Lime(hide=0.25)._hidden(image, segments) == 0.25).all()
 
 
 def test_lime_takes_grey_images_and_makes_superpixels():
