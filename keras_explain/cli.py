@@ -15,8 +15,8 @@ def main() -> None:
 
 @main.command()
 @click.option("--size", default=64, show_default=True, help="Side of the phantom images in pixels.")
-@click.option("--epochs", default=6, show_default=True, help="Epochs of training.")
-@click.option("--images", default=1024, show_default=True, help="Training images.")
+@click.option("--epochs", default=5, show_default=True, help="Epochs of training.")
+@click.option("--images", default=1280, show_default=True, help="Training images.")
 @click.option("--tracking-uri", default="sqlite:///mlflow.db", show_default=True, help="Where MLflow keeps the run.")
 def demo(size: int, epochs: int, images: int, tracking_uri: str) -> None:
     """Train a small ResNet50 on phantom mammograms and explain it while it learns (a few minutes on two cores)."""
