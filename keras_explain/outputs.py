@@ -105,15 +105,14 @@ def find_head(model: keras.Model, images: Any, output: str | None = None) -> Hea
         )
     makers = [(site, site.kind) for site, tensor in produced if tensor is own]
     site, kind = next(((s, k) for s, k in makers if k != "linear"), makers[0] if makers else (None, "unknown"))
-    values = np.asarray(ops.convert_to_numpy(ops.cast(own, "float32")), "float64")
-    loss = _loss_name(model, key)
+    units = own.shape[1]
     if kind in ("softmax", "sigmoid"):
-        head = Head(kind, values.shape[1], site, key)
+        head = Head(kind, units, site, key)
         _verify(model, head, images, own)
     elif kind in ("linear", "unknown"):
         # Only a layer with weights of its own is known to give logits; an identity may stand behind anything.
         certain = site is not None and hasattr(site.owner, "kernel")
-        head = _linear_head(model, values, loss, key, certain or _takes_logits(model, key))
+        head = _linear_head(model, units, key, certain or _takes_logits(model, key))
     else:
         where = site.name if site else ""
         raise HeadError(f"The head {where} of '{model.name}' is not softmax, sigmoid or linear. {_WHAT_TO_DO}")
@@ -131,13 +130,13 @@ def _recorder(site: Site, produced: list[tuple[Site, Any]]) -> Callable[..., Any
     return record
 
 
-def _linear_head(model: keras.Model, values: np.ndarray, loss: str, key: int | str | None, certain: bool) -> Head:
+def _linear_head(model: keras.Model, units: int, key: int | str | None, certain: bool) -> Head:
+    loss = _loss_name(model, key)
     if any(word in loss for word in _REGRESSION):
         raise HeadError(
             f"'{model.name}' is a regression (linear output, loss {loss!r}); there is no class to explain. "
             f"{_WHAT_TO_DO}"
         )
-    units = values.shape[1]
     if not certain:
         raise HeadError(
             f"Are the outputs of '{model.name}' logits or probabilities? The last activation cannot be reached: "
