@@ -225,8 +225,10 @@ def test_callbacks_behind_see_the_numbers(tmp_path):
     seen = []
     look = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs[name]))
     best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor=name, mode="min", save_best_only=True)
-    fit(build(), [callback(tmp_path, [kx.IntegratedGradients(4)]), look, best])
+    history = fit(build(), [callback(tmp_path, [kx.IntegratedGradients(4)]), look, best]).history
+    assert seen == history[name]
     assert len(seen) == 3
+    assert best.best == min(seen)
     assert (tmp_path / "best.keras").exists()
 
 
@@ -360,14 +362,15 @@ def test_a_budget_is_kept_by_skipping_rounds(tmp_path, capsys, monkeypatch):
         ({"explainers": ["gradcam2"]}, "There is no method 'gradcam2'"),
         ({"explainers": []}, "at least one"),
         ({"explainers": "vanilla"}, "list of names"),
-        ({"frequency": 0}, "frequency must be at least 1"),
+        ({"frequency": 0}, "frequency must be a whole number, at least 1"),
+        ({"frequency": 1.5}, "frequency must be a whole number, at least 1; got 1.5"),
         ({"max_overhead": 5}, "max_overhead must be a share"),
         ({"on_error": "ignore"}, "on_error must be"),
         ({"tracker": "mlflow"}, "tracker must have start"),
         ({"class_map": {}}, "class_map is empty"),
-        ({"images_per_class": 0}, "images_per_class must be at least 1"),
-        ({"candidates": 0}, "candidates must be at least 1"),
-        ({"background": -1}, "background must not be negative"),
+        ({"images_per_class": 0}, "images_per_class must be a whole number, at least 1"),
+        ({"candidates": 0}, "candidates must be a whole number, at least 1"),
+        ({"background": -1}, "background must be a whole number, at least 0"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused_at_once(options, message):

@@ -89,6 +89,12 @@ def test_smooth_activations_keep_their_own_gradient_beside_relus():
     x = keras.Input((4,))
     mixed = keras.Model(x, layers.Dense(2, activation="softmax")(layers.ReLU()(layers.Activation("silu")(x))))
     assert len(relu_replacements(mixed, "guided")) == 1
+    mixed.layers[-1].kernel.assign(np.ones((4, 2)))
+    # With positive weights nothing is clipped: guided is the ordinary gradient, SiLU's slope included.
+    x = X.astype("float64")
+    sigmoid = 1 / (1 + np.exp(-x))
+    expected = np.where(x > 0, sigmoid * (1 + x * (1 - sigmoid)), 0)
+    np.testing.assert_allclose(kx.explain(mixed, X, "guided", targets=0).values, expected, rtol=1e-5)
 
 
 def test_unknown_rules_are_named():

@@ -98,13 +98,8 @@ class ExplanationCallback(keras.callbacks.Callback):
         super().__init__()
         if validation_data is None:
             raise InputError("validation_data must be given: Keras does not tell callbacks what fit validates on.")
-        if frequency < 1:
-            raise InputError(f"frequency must be at least 1 epoch; got {frequency}.")
-        for name, number in (("images_per_class", images_per_class), ("candidates", candidates)):
-            if number is not None and number < 1:
-                raise InputError(f"{name} must be at least 1; got {number}.")
-        if background < 0:
-            raise InputError(f"background must not be negative; got {background}.")
+        _check_counts(1, frequency=frequency, images_per_class=images_per_class, candidates=candidates)
+        _check_counts(0, background=background)
         if max_overhead is not None and not 0 < max_overhead <= 1:
             raise InputError(f"max_overhead must be a share above 0 and at most 1, such as 0.05; got {max_overhead}.")
         if on_error not in ("warn", "raise"):
@@ -114,11 +109,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         if tracker is not None and not isinstance(tracker, Tracker):
             raise InputError(f"tracker must have start, log_round and finish; got {type(tracker).__name__}.")
         self.validation_data = validation_data
-        self.explainers: list[tuple[str, Explainer]] = []
-        for method in explainers:
-            name, explainer = _named(method, seed)
-            again = sum(other == name or other.startswith(f"{name} ") for other, _ in self.explainers)
-            self.explainers.append((f"{name} {again + 1}" if again else name, explainer))
+        self.explainers = _all_named(explainers, seed)
         self.tracker = MlflowTracker() if tracker is None else tracker
         self.frequency, self.max_overhead, self.on_error = frequency, max_overhead, on_error
         self.selecting: dict[str, Any] = {
@@ -264,6 +255,22 @@ class ExplanationCallback(keras.callbacks.Callback):
     def _say(self, words: str) -> None:
         if self.params.get("verbose", 0):
             print(f"\nkeras_explain: {words}")
+
+
+def _check_counts(least: int, **counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and (count < least or int(count) != count):
+            raise InputError(f"{name} must be a whole number, at least {least}; got {count}.")
+
+
+def _all_named(methods: Sequence[str | Explainer], seed: int) -> list[tuple[str, Explainer]]:
+    """Every explainer with a name of its own: the second of a kind becomes "name 2"."""
+    named: list[tuple[str, Explainer]] = []
+    for method in methods:
+        name, explainer = _named(method, seed)
+        again = sum(other == name or other.startswith(f"{name} ") for other, _ in named)
+        named.append((f"{name} {again + 1}" if again else name, explainer))
+    return named
 
 
 def _named(method: str | Explainer, seed: int) -> tuple[str, Explainer]:
