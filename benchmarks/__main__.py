@@ -161,7 +161,9 @@ def main():
         lines.append(f"| {work} | {passes} {kind} | {ours:.2f} | {ours / raw:.2f} | {peer} | {faster} |")
     lines += [
         "",
-        "`make bench` prints and writes this page. GradientShap's ratio can fall below 1: all classes share one",
+        f"Written by `python -m benchmarks --size {options.size} --images {options.images} "
+        f"--samples {options.samples}`;",
+        "`make bench` takes the defaults. GradientShap's ratio can fall below 1: all classes share one",
         "forward pass, the raw passes do not. tf-keras-vis is built anew for each call, as it must be in training,",
         "because it copies the weights.",
     ]
