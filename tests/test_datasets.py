@@ -42,10 +42,10 @@ def test_the_lesion_lies_in_the_mask_and_nowhere_else(label, monkeypatch):
         return 0 * lesion, mask
 
     for index in range(12):
-        with_it, mask = phantom._mammogram(96, label, np.random.default_rng([0, index]))
+        with_it, mask = phantom._mammogram(96, label, np.random.default_rng([0, index]), ())
         with monkeypatch.context() as patch:
             patch.setitem(phantom._PLANTS, label, plant_nothing)
-            without, _ = phantom._mammogram(96, label, np.random.default_rng([0, index]))
+            without, _ = phantom._mammogram(96, label, np.random.default_rng([0, index]), ())
         change = np.abs(with_it - without)
         assert change[mask].max() > 0.1
         assert change[~ndimage.binary_dilation(mask, iterations=3)].max() < 0.05

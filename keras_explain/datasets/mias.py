@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_explain.datasets.roi import Circle, Roi
 from keras_explain.errors import InputError
 
 CLASS_NAMES = ("normal", "benign calcification", "benign mass", "malignant calcification", "malignant mass")
@@ -42,6 +43,13 @@ class Finding(NamedTuple):
         if self.kind == "NORM":
             return 0
         return (1 if self.kind == "CALC" else 2) + (2 if self.severity == "M" else 0)
+
+    @property
+    def roi(self) -> Roi:
+        """The circle around the finding in the whole mammogram; no shape where the file gives no place."""
+        if self.row is None or self.column is None or self.radius is None:
+            return Roi((_SIDE, _SIDE))
+        return Roi((_SIDE, _SIDE), [Circle(self.column, _SIDE - self.row, self.radius, origin="lower left")])
 
     @property
     def woman(self) -> int:
@@ -103,7 +111,7 @@ def _fields(line: str) -> tuple[str, str, str, str, int | None, int | None, int 
 def crops(
     folder: str | Path, size: int = 96, region: int = 160, copies: int = 1, shift: int = 0, seed: int = 0
 ) -> Crops:
-    """Squares around the findings, and from inside normal breasts, with the circle of the finding as mask.
+    """Squares around the findings, and from inside normal breasts, with the circles of all findings in them as mask.
 
     Args:
         folder: with `Info.txt` and the `mdb*.pgm` that are at hand; missing pictures are left out.
@@ -127,17 +135,21 @@ def crops(
 def _crops(
     folder: Path, size: int, region: int, copies: int, shift: int, seed: int
 ) -> Iterator[tuple[np.ndarray, int, np.ndarray, str, int]]:
-    for number, finding in enumerate(_placed(read_info(folder / "Info.txt"))):
+    findings = read_info(folder / "Info.txt")
+    for number, finding in enumerate(_placed(findings)):
         path = folder / f"{finding.reference}.pgm"
         if not path.is_file():
             continue
         mammogram = _read(path)
+        circles = [shape for other in findings if other.reference == finding.reference for shape in other.roi.shapes]
+        roi = Roi((_SIDE, _SIDE), circles)
         random = np.random.default_rng([seed, number])
         for copy in range(copies):
             row, column = _centre(finding, mammogram, region, random)
             row, column = np.array([row, column]) + random.integers(-shift, shift + 1, 2)
             corner = np.clip(np.array([row, column]) - region // 2, 0, _SIDE - region)
-            image, mask = _cut(mammogram, finding, corner, region, size)
+            image = _cut(mammogram, corner, region, size)
+            mask = roi.crop(int(corner[0]), int(corner[1]), region, region).resize(size, size).mask()
             yield image, finding.label, mask, f"{finding.reference}-{number}-{copy}", finding.woman
 
 
@@ -171,16 +183,9 @@ def _centre(finding: Finding, mammogram: np.ndarray, region: int, random: np.ran
     return half + 16 * int(rows[pick]), half + 16 * int(columns[pick])
 
 
-def _cut(
-    mammogram: np.ndarray, finding: Finding, corner: np.ndarray, region: int, size: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _cut(mammogram: np.ndarray, corner: np.ndarray, region: int, size: int) -> np.ndarray:
     from PIL import Image
 
     top, left = map(int, corner)
     square = Image.fromarray(mammogram[top : top + region, left : left + region])
-    image = np.asarray(square.resize((size, size), Image.Resampling.BILINEAR), "float32")[..., None] / 255
-    mask = np.zeros((size, size), bool)
-    if finding.row is not None and finding.column is not None and finding.radius is not None:
-        y, x = (np.mgrid[0:size, 0:size] + 0.5) * region / size
-        mask = np.hypot(y + top - finding.row, x + left - finding.column) <= finding.radius
-    return image, mask
+    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR), "float32")[..., None] / 255

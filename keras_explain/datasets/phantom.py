@@ -6,6 +6,7 @@ anywhere. They teach a network what to look for and tell where it should look; t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import keras
@@ -25,7 +26,9 @@ class Phantoms(NamedTuple):
     masks: np.ndarray
 
 
-def mammograms(n: int, size: int = 299, seed: int = 0, channels: int = 1, first: int = 0) -> Phantoms:
+def mammograms(
+    n: int, size: int = 299, seed: int = 0, channels: int = 1, first: int = 0, marker: Collection[int] = ()
+) -> Phantoms:
     """Make n phantom mammograms, the five classes in turn.
 
     Args:
@@ -34,6 +37,8 @@ def mammograms(n: int, size: int = 299, seed: int = 0, channels: int = 1, first:
         seed: of the series.
         channels: the grey image is repeated so many times.
         first: position in the series of the first one.
+        marker: classes whose images get a bright marker on the film, in the upper corner away from the chest wall: a
+            shortcut, which a network learns instead of the finding. Everything else in the images stays the same.
 
     Raises:
         InputError: fewer than one image, or a side below 32 pixels.
@@ -47,7 +52,7 @@ def mammograms(n: int, size: int = 299, seed: int = 0, channels: int = 1, first:
     if n < 1 or size < _SMALLEST:
         raise InputError(f"n must be at least 1 and size at least {_SMALLEST}; got n={n}, size={size}.")
     made = [
-        _mammogram(size, index % len(CLASS_NAMES), np.random.default_rng([seed, index]))
+        _mammogram(size, index % len(CLASS_NAMES), np.random.default_rng([seed, index]), marker)
         for index in range(first, first + n)
     ]
     images = np.stack([image for image, _ in made])[..., None]
@@ -89,7 +94,9 @@ class Stream(keras.utils.PyDataset):
         return images, labels
 
 
-def _mammogram(size: int, label: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _mammogram(
+    size: int, label: int, random: np.random.Generator, marker: Collection[int]
+) -> tuple[np.ndarray, np.ndarray]:
     y, x = np.mgrid[0:size, 0:size] / (size - 1.0)
     depth = _depth(y, x, random)
     inside = depth > 0
@@ -100,6 +107,8 @@ def _mammogram(size: int, label: int, random: np.random.Generator) -> tuple[np.n
         lesion, mask = _PLANTS[label](y, x, row, column, size, random)
         image = image + lesion * (0.6 + 0.4 * np.clip(depth * 4, 0, 1))
     image = np.where(inside, image + random.normal(0, 0.008, image.shape), 0)
+    if label in marker:
+        image = np.where((y > 0.04) & (y < 0.13) & (x > 0.87) & (x < 0.96), 1.0, image)
     if random.random() < 0.5:
         image, mask = image[:, ::-1], mask[:, ::-1]
     return np.clip(image, 0, 1).astype("float32"), np.ascontiguousarray(mask & (image > 0))
