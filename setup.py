@@ -30,6 +30,7 @@ setup(
         "numpy>=2.4",
         "pillow>=12.0",
         "scikit-image>=0.26",
+        "scikit-learn>=1.9",
         "scipy>=1.17",
         "shap>=0.51",
         "tf-keras-vis>=0.8.7",

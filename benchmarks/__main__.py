@@ -5,19 +5,15 @@ counts: seconds belong to the machine. The table goes to benchmarks/RESULTS.md.
 """
 
 import argparse
-import datetime
-import os
-import platform
 import statistics
 import time
 import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
 
 import keras_explain as kx
-from keras_explain.engine import versions
+from benchmarks import record
 
 CLASSES, ROUNDS = 5, 3
 
@@ -144,11 +140,6 @@ def main():
         *integral_rows(model, images, 64),
     ]
     lines = [
-        "# Results",
-        "",
-        f"{datetime.date.today()}, {os.cpu_count()} cores of {platform.machine()}, no GPU. "
-        + ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "",
         f"ResNet50 with random weights, {options.size} x {options.size} x 3. Raw compiled passes in batches of 16: "
         f"forward {1000 * forward:.1f} ms, gradient {1000 * gradient:.1f} ms an image. Medians of {ROUNDS} runs.",
         "",
@@ -167,8 +158,7 @@ def main():
         "forward pass, the raw passes do not. tf-keras-vis is built anew for each call, as it must be in training,",
         "because it copies the weights.",
     ]
-    Path(__file__).with_name("RESULTS.md").write_text("\n".join(lines) + "\n", "utf-8")
-    print("\n".join(lines))
+    record("Speed", lines)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,5 @@ def redraw(folder: Path, percentile: float, out: Path | None) -> None:
         raise click.ClickException(str(error)) from error
     target = out or folder
     target.mkdir(parents=True, exist_ok=True)
-    per_class = settings.get("images_per_class", 1)
-    for path in draw_round(target, samples, attributions, settings["title"], per_class, percentile):
+    for path in draw_round(target, samples, attributions, settings, percentile):
         click.echo(path)

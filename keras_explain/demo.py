@@ -8,10 +8,13 @@ from keras import layers
 
 from keras_explain.callbacks import ExplanationCallback
 from keras_explain.datasets import phantom
+from keras_explain.engine import Round
 from keras_explain.explainers.lime import Lime
-from keras_explain.metrics import relevance_mass
+from keras_explain.records import Attribution
 from keras_explain.tracking import MlflowTracker
+from keras_explain.verdicts import verdicts
 
+_PEAKS = {1.0: "in lesion", 0.0: "elsewhere"}
 _VALIDATION = 250
 _BATCH = 32
 
@@ -56,6 +59,7 @@ def run(size: int, epochs: int, images: int, tracking_uri: str) -> None:
         ["vanilla", "guided", "rectified", "integrated_gradients", Lime(samples=300), "gradient_shap"],
         class_names=phantom.CLASS_NAMES,
         frequency=2,
+        roi=validation.masks,
         tracker=tracker,
     )
     model = build_model(size, len(phantom.CLASS_NAMES), steps=epochs * -(-images // _BATCH))
@@ -70,7 +74,7 @@ def run(size: int, epochs: int, images: int, tracking_uri: str) -> None:
         verbose=0,
     )
     print(f"\nValidation accuracy {history.history['val_accuracy'][-1]:.2f} (chance 0.20), {tracker.where}\n")
-    print(table(callback, validation.masks))
+    print(table(callback.latest))
     print(
         "\nThe pictures, with a step slider over epochs: run this, open the run, then 'Model metrics'."
         f"\n\n    mlflow ui --backend-store-uri {tracking_uri}\n"
@@ -86,30 +90,38 @@ def _say(epoch: int, logs: dict[str, float]) -> None:
     )
 
 
-def table(callback: ExplanationCallback, masks: np.ndarray) -> str:
-    """What the last round explained, a line a class.
+def table(found: Round | None, method: str = "integrated_gradients") -> str:
+    """What a round found of one method, a line an image, with the verdicts that speak against it.
 
     Args:
-        callback: after training.
-        masks: (n, h, w) bool, the lesion of each validation image.
+        found: the last round, `callback.latest`.
+        method: whose numbers are shown.
     """
+    if found is None or method not in found.methods:
+        return f"No round of {method} was completed."
+    samples, attribution = found.samples, found.attributions[found.methods.index(method)]
     lines = [
-        f"{'class':<24}{'image':>6}{'confidence':>12}{'completeness error':>20}{'inside lesion':>15}{'lesion area':>13}"
+        f"{'':<24}{'':>6}{'':>11}{'completeness':>14}{'inside lesion':>17}{'highest':>11}{'outside breast':>17}",
+        f"{'class':<24}{'image':>6}{'confidence':>11}{'error':>14}{'share':>9}{'chance':>8}{'pixel':>11}{'share':>9}{'chance':>8}"
+        "  against it",
     ]
-    found = callback.latest
-    if found is None:
-        return "No round was completed."
-    exact = next((a for a in found.attributions if a.method == "integrated_gradients"), None)
-    for i, name in enumerate(found.samples.ids):
-        mask = masks[int(name)]
-        target = found.samples.class_name(int(found.samples.targets[i, 0]))
-        line = f"{target:<24}{name:>6}{found.samples.confidence[i]:>12.4f}"
-        if exact is not None:
-            line += f"{exact.relative_completeness_error[i]:>20.2%}"
-            share = relevance_mass(exact.values[i : i + 1], mask[None])[0]
-            line += f"{share:>15.0%}{mask.mean():>13.0%}" if mask.any() else f"{'no lesion':>15}{'-':>13}"
-        lines.append(line)
-    for _, absent in found.samples.missing:
-        lines.append(f"{found.samples.class_name(absent):<24}no image of this class is predicted correctly")
-    lines.append("\nCompleteness error and share inside the lesion are those of Integrated Gradients.")
-    return "\n".join(lines)
+    for i, name in enumerate(samples.ids):
+        line = f"{samples.class_name(int(samples.targets[i, 0])):<24}{name:>6}{samples.confidence[i]:>11.4f}"
+        line += f"{attribution.relative_completeness_error[i]:>14.2%}"
+        line += _percent(attribution, "relevance_mass", i, 9) + _percent(attribution, "roi_area", i, 8)
+        line += f"{_PEAKS.get(_number(attribution, 'pointing_game', i), '-'):>11}"
+        line += _percent(attribution, "border_share", i, 9) + _percent(attribution, "border_area", i, 8)
+        against = [verdict.words.split(":")[0] for verdict in verdicts(attribution, i) if not verdict.good]
+        lines.append(f"{line}  {', '.join(against) or '-'}")
+    for _, absent in samples.missing:
+        lines.append(f"{samples.class_name(absent):<24}no image of this class is predicted correctly")
+    return "\n".join([*lines, f"\nAll numbers are those of {method.replace('_', ' ')}."])
+
+
+def _number(attribution: Attribution, measure: str, i: int) -> float:
+    return float(attribution.measures[measure][i]) if measure in attribution.measures else np.nan
+
+
+def _percent(attribution: Attribution, measure: str, i: int, width: int) -> str:
+    number = _number(attribution, measure, i)
+    return f"{'-':>{width}}" if np.isnan(number) else f"{number:>{width}.0%}"

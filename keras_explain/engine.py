@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import re
 import time
@@ -25,95 +26,205 @@ _LONGEST_NAME = 80
 
 @dataclass
 class Round:
-    """What one round found: samples, attributions, numbers by name, and what failed by method."""
+    """What one round found: samples, attributions with their measures, numbers by name, and what failed."""
 
     samples: Samples
+    methods: list[str] = field(default_factory=list)
     attributions: list[Attribution] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    evaluations: dict[str, int] = field(default_factory=dict)
 
 
 def explain_round(
     scorer: Scorer,
     samples: Samples,
     explainers: Sequence[tuple[str, Explainer]],
+    quality: Sequence[metrics.Metric],
+    before: Round | None,
     on_failure: Callable[[str, Exception], None],
     advance: Callable[[str], None] = lambda name: None,
 ) -> Round:
-    """Explain and measure selected samples by every method; one that fails does not stop the others.
+    """Explain selected samples by every method and measure the explanations; what fails does not stop the others.
 
     Args:
         scorer: of the live model.
         samples: what `select` gave; may be empty.
         explainers: (name, explainer) pairs.
+        quality: metrics to measure.
+        before: the previous round, for what has changed since.
         on_failure: called with the method's name and its exception; may raise.
         advance: called with each method's name before its turn.
     """
     result = Round(samples, numbers=_selection_numbers(samples))
     for name, explainer in explainers if len(samples) else ():
         advance(name)
-        start = time.perf_counter()
+        start, evaluations = time.perf_counter(), scorer.evaluations
         try:
             with untouched(scorer.model):
                 attribution = explainer.explain(scorer, samples)
-            measured = metrics.evaluate(scorer, samples, attribution)
+            attribution = metrics.measure(scorer, samples, attribution, [])  # whether it is of these samples
         except Exception as error:  # whatever a method raises, the rest of the round is done
             result.failures[name] = f"{type(error).__name__}: {error}"
             on_failure(name, error)
             continue
         finally:
             result.seconds[name] = time.perf_counter() - start
+            result.evaluations[name] = scorer.evaluations - evaluations
+        result.methods.append(name)
         result.attributions.append(attribution)
-        result.numbers |= {f"val_explain_{plain_name(name)}_{metric}": value for metric, value in measured.items()}
+    measure_round(scorer, result, explainers, quality, before, on_failure)
     return result
 
 
-def write_round(folder: Path, found: Round, title: str, settings: Mapping[str, Any]) -> None:
-    """Write one panel a sample, all arrays and the settings into a folder.
+def measure_round(
+    scorer: Scorer,
+    found: Round,
+    explainers: Sequence[tuple[str, Explainer]],
+    quality: Sequence[metrics.Metric],
+    before: Round | None,
+    on_failure: Callable[[str, Exception], None],
+) -> None:
+    """Add measures to what a round has found, and their means to its numbers.
+
+    Args:
+        scorer, explainers, quality, before, on_failure: as in `explain_round`.
+        found: the round, which is added to.
+    """
+    known = dict(explainers)
+    for i, (name, attribution) in enumerate(zip(found.methods, found.attributions, strict=True)):
+
+        def failed(metric: metrics.Metric, error: Exception, name: str = name) -> None:
+            what = f"{type(metric).__name__} of {name}"
+            found.failures[what] = f"{type(error).__name__}: {error}"
+            on_failure(what, error)
+
+        start, evaluations = time.perf_counter(), scorer.evaluations
+        found.attributions[i] = metrics.measure(
+            scorer,
+            found.samples,
+            attribution,
+            quality,
+            explainer=known[name],
+            others=[other for k, other in enumerate(found.attributions) if k != i],
+            before=_before(before, name),
+            evaluations=found.evaluations[name] / max(1, len(attribution)),
+            failed=failed,
+        )
+        what = f"measuring {name}"
+        found.seconds[what] = found.seconds.get(what, 0) + time.perf_counter() - start
+        found.evaluations[what] = found.evaluations.get(what, 0) + scorer.evaluations - evaluations
+        found.numbers |= {
+            _number_name(name, measure): mean for measure, mean in metrics.means(found.attributions[i]).items()
+        }
+
+
+def _before(before: Round | None, name: str) -> tuple[Samples, Attribution] | None:
+    if before is None or name not in before.methods:
+        return None
+    return before.samples, before.attributions[before.methods.index(name)]
+
+
+def _number_name(method: str, measure: str) -> str:
+    """Chance levels belong to the images, and are the same for every method."""
+    return f"val_explain_{measure}" if measure.endswith("_area") else f"val_explain_{plain_name(method)}_{measure}"
+
+
+@dataclass
+class History:
+    """The means of every measure over the rounds of one training."""
+
+    epochs: list[int] = field(default_factory=list)
+    rounds: list[dict[str, dict[str, float]]] = field(default_factory=list)
+
+    def add(self, epoch: int, found: Round) -> None:
+        """Take a round into account, in the place of an earlier one of the same epoch."""
+        means: dict[str, dict[str, float]] = {}
+        for name, attribution in zip(found.methods, found.attributions, strict=True):
+            for measure, mean in finite(metrics.means(attribution)).items():
+                means.setdefault(measure, {})["" if measure.endswith("_area") else name] = mean
+        if self.epochs[-1:] == [epoch]:
+            self.rounds[-1] = means
+        else:
+            self.epochs.append(epoch)
+            self.rounds.append(means)
+
+    def curves(self) -> dict[str, dict[str, list[float | None]]]:
+        """For each measure, for each method, one number a round, None where there is none."""
+        named = [(measure, method) for means in self.rounds for measure in means for method in means[measure]]
+        curves: dict[str, dict[str, list[float | None]]] = {}
+        for measure, method in dict.fromkeys(named):
+            line = [means.get(measure, {}).get(method) for means in self.rounds]
+            curves.setdefault(measure, {})[method] = line
+        return curves
+
+
+def write_round(folder: Path, found: Round, history: History, title: str, settings: Mapping[str, Any]) -> None:
+    """Write one panel a sample, the curves over training, all arrays and the settings into a folder.
 
     Args:
         folder: created if needed.
         found: the round.
+        history: of the training so far.
         title: of every panel, such as the epoch.
         settings: anything that JSON can hold, stored beside the round's own numbers.
     """
     about = {
         **settings,
         "title": title,
-        "numbers": found.numbers,
+        "numbers": finite(found.numbers),
         "failures": found.failures,
         "seconds": found.seconds,
+        "evaluations": found.evaluations,
+        "history": {"epochs": list(history.epochs), "curves": history.curves()},
         "versions": versions(),
         "fingerprints": found.samples.fingerprints,
         "panels": panel_names(found.samples),
     }
     save_round(folder, found.samples, found.attributions, about)
-    draw_round(folder, found.samples, found.attributions, title, per_class=settings.get("images_per_class", 1))
+    draw_round(folder, found.samples, found.attributions, about)
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Those that are neither NaN nor infinite: a tracker has no use for the others."""
+    return {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 
 def draw_round(
     folder: Path,
     samples: Samples,
     attributions: Sequence[Attribution],
-    title: str,
-    per_class: int = 1,
+    settings: Mapping[str, Any],
     percentile: float = 99.5,
 ) -> list[Path]:
-    """Draw one panel a sample, and a notice in the place of each that is missing.
+    """Draw one panel a sample, a notice in the place of each that is missing, and the curves over training.
 
     Args:
         folder: of the PNG files.
         samples, attributions: as in `keras_explain.figures.panel`.
-        title: of every picture.
-        per_class: how many samples of each class were asked for.
+        settings: `title` of every picture, `images_per_class` that were asked for, and `history`, each if there is one.
         percentile: of the absolute map, at which colours are cut.
 
     Returns:
         The files that were written.
     """
-    if samples.images.ndim != 4 or samples.images.shape[-1] not in (1, 3, 4):
-        return []
+    title, history = settings.get("title", ""), settings.get("history")
+    drawn = {}
+    if samples.images.ndim == 4 and samples.images.shape[-1] in (1, 3, 4):
+        drawn = _panels(samples, attributions, title, settings.get("images_per_class", 1), percentile)
+    if history is not None:
+        drawn["over_training"] = figures.history(
+            [epoch + 1 for epoch in history["epochs"]], history["curves"], title=f"{title}: explanations over training"
+        )
+    for name, figure in drawn.items():
+        figure.savefig(folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in drawn]
+
+
+def _panels(
+    samples: Samples, attributions: Sequence[Attribution], title: str, per_class: int, percentile: float
+) -> dict[str, Any]:
     drawn = {
         name: figures.panel(samples[[i]], [a.of(i) for a in attributions], title=title, percentile=percentile)
         for i, name in enumerate(panel_names(samples))
@@ -127,9 +238,7 @@ def draw_round(
             if name not in drawn:
                 words = f"{words}: no {'further ' if rank else ''}image of this class\nis predicted correctly."
                 drawn[name] = figures.notice(title, words)
-    for name, figure in drawn.items():
-        figure.savefig(folder / f"{name}.png")
-    return [folder / f"{name}.png" for name in drawn]
+    return drawn
 
 
 def panel_names(samples: Samples) -> list[str]:

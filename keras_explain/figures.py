@@ -3,30 +3,39 @@
 The image is shown unmarked; a grey one is windowed to its own range, which is printed. Maps are summed over channels,
 cut at a percentile of their absolute value and drawn signed, red for and blue against the explained class, transparent
 at zero, over a faded copy of the image. Scale and percentile are printed. Nothing here goes through `pyplot`, so no
-state of matplotlib is touched and figures can be drawn on any thread.
+state of matplotlib is touched and figures can be drawn on any thread. The verdicts on a map stand under it, in words
+and with a tick or a cross.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_explain.errors import InputError
 from keras_explain.records import Attribution, Samples
+from keras_explain.verdicts import verdicts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CELL, _CAPTION, _BELOW = 2.3, 0.3, 0.8  # inches: side of a picture, a line of text, title and colour bar of a picture
+# Inches: side of a picture, a line of text, title and colour bar of a picture, a verdict, height of a small plot.
+_CELL, _CAPTION, _BELOW, _VERDICT, _PLOT = 2.3, 0.3, 0.7, 0.12, 1.8
 _COLUMNS, _MOST_COLUMNS = 4, 5
 _MAP = "RdBu_r"
 # Whatever style the user has set: black on white, no LaTeX, and a dollar sign in a name starts no formula.
 _PLAIN: dict[str, Any] = {"color": "black", "usetex": False, "parse_math": False}
 _OUTLINE = "#ffd400"
+_CHANCE = dict.fromkeys(("pointing_game", "relevance_mass", "relevance_rank", "auprc"), "roi_area") | {
+    "border_share": "border_area"
+}
+_GOOD, _BAD = "#00695c", "#b3261e"  # told apart by the colour-blind too, and by tick and cross
+# Okabe and Ito's colours, for lines.
+_LINES = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a00")
 
 
 def panel(
@@ -34,16 +43,16 @@ def panel(
     attributions: Sequence[Attribution],
     *,
     title: str = "",
-    outlines: np.ndarray | None = None,
     percentile: float = 99.5,
 ) -> Figure:
-    """One row for each image: the unmarked original, then one map for each method and target, then a caption.
+    """One row for each image: the original, then one map for each method and target, with its verdicts.
+
+    The outline of `samples.roi` is drawn where it is known, and the original is otherwise unmarked.
 
     Args:
         samples: what was explained, images (n, h, w, c) with c = 1, 3 or 4.
         attributions: of these samples.
         title: written above everything, for example the epoch.
-        outlines: (n, h, w) bool, regions of interest drawn as an outline.
         percentile: of the absolute map, at which colours are cut; printed under each map.
 
     Returns:
@@ -71,14 +80,15 @@ def panel(
     cells = [[(a.of(i), row) for a in attributions for row in range(len(a.of(i)))] for i in range(len(samples))]
     widest = 1 + max(map(len, cells), default=0)
     columns = widest if widest <= _MOST_COLUMNS else -(-widest // -(-widest // _COLUMNS))
-    line = _CELL * samples.images.shape[1] / samples.images.shape[2] + _BELOW
+    said = max((len(verdicts(a, row)) for a in attributions for row in range(len(a))), default=0)
+    line = _CELL * samples.images.shape[1] / samples.images.shape[2] + _BELOW + said * _VERDICT
     block = 2 * _CAPTION + line * -(-widest // columns)
     figure = Figure((_CELL * columns, _CAPTION + block * len(samples)), dpi=110, facecolor="white")
     _text(figure, 0.05, figure.get_figheight() - 0.05, title, size=11, weight="bold")
     for i, maps in enumerate(cells):
         top = figure.get_figheight() - _CAPTION - i * block
         _text(figure, 0.05, top, caption(samples, i), size=9.5)
-        outline = None if outlines is None else outlines[i]
+        outline = samples.roi[i] if len(samples.roi) else None
         places = [
             _axes(figure, n % columns, top - 1.6 * _CAPTION - n // columns * line, samples)
             for n in range(1 + len(maps))
@@ -106,6 +116,75 @@ def notice(title: str, words: str) -> Figure:
     return figure
 
 
+def history(
+    epochs: Sequence[int], curves: Mapping[str, Mapping[str, Sequence[float | None]]], *, title: str = ""
+) -> Figure:
+    """Explanations over training: one small plot for each measure, one line for each method.
+
+    With several rounds, what was measured in one of them only is left out.
+
+    Args:
+        epochs: of the explained rounds, counted from 1.
+        curves: for each measure, for each method, one number a round, None where there is none. A measure whose name
+            ends in `_area` is the chance level of others and is drawn dashed in their plots.
+        title: written above everything.
+
+    Returns:
+        A `matplotlib.figure.Figure` that belongs to no `pyplot` window.
+
+    Raises:
+        InputError: a curve of another length than `epochs`.
+
+    Example:
+        >>> import keras_explain as kx
+        >>> curves = {"auprc": {"vanilla": [0.1, 0.3], "guided": [0.2, 0.2]}, "roi_area": {"": [0.05, 0.05]}}
+        >>> figure = kx.figures.history([1, 6], curves, title="epochs 1 to 6")
+        >>> figure.savefig("over_training.png")  # doctest: +SKIP
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
+    for measure, methods_of in curves.items():
+        for method, numbers in methods_of.items():
+            if len(numbers) != len(epochs):
+                raise InputError(f"curves[{measure!r}][{method!r}] has {len(numbers)} numbers, epochs {len(epochs)}.")
+    least = min(2, len(epochs))
+    counts = {
+        measure: max(len(line) - line.count(None) for line in map(list, curves[measure].values())) for measure in curves
+    }
+    drawn = [measure for measure in curves if not measure.endswith("_area") and counts[measure] >= least]
+    methods = list(dict.fromkeys(method for measure in drawn for method in curves[measure]))
+    rows = max(1, -(-len(drawn) // _COLUMNS))
+    figure = Figure((_CELL * _COLUMNS, 2.5 * _CAPTION + rows * _PLOT), dpi=110, facecolor="white")
+    _text(figure, 0.05, figure.get_figheight() - 0.05, title, size=11, weight="bold")
+    handles: dict[str, Any] = {}
+    for n, measure in enumerate(drawn):
+        top = figure.get_figheight() - 2.5 * _CAPTION - n // _COLUMNS * _PLOT
+        box = (n % _COLUMNS * _CELL + 0.45, top - _PLOT + 0.35, _CELL - 0.6, _PLOT - 0.6)
+        axes = figure.add_axes(_share(figure, box))
+        lines = {method: np.array(line, "float64") for method, line in curves[measure].items()}
+        for method, line in lines.items():
+            colour = _LINES[methods.index(method) % len(_LINES)]
+            (handles[method],) = axes.plot(epochs, line, color=colour, linewidth=1.2, marker="o", markersize=2.5)
+        chance = curves.get(_CHANCE.get(measure, ""), {})
+        for level in chance.values():
+            (handles["chance"],) = axes.plot(
+                epochs, np.array(level, "float64"), color="#777777", linewidth=1, linestyle="--"
+            )
+        if measure.endswith("_error") and all((line > 0).any() for line in lines.values()):
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(measure.replace("_", " "), fontsize=8, pad=3, **_PLAIN)
+        axes.set_xlabel("epoch", fontsize=6.5, labelpad=1, **_PLAIN)
+        axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+        axes.tick_params(labelsize=6.5, length=2, pad=2, labelcolor="black")
+        axes.set_facecolor("white")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    names = [name.replace("_", " ") for name in handles]
+    figure.legend(handles.values(), names, loc="upper right", ncols=4, fontsize=7, frameon=False, labelcolor="black")
+    return figure
+
+
 def caption(samples: Samples, i: int) -> str:
     """What is known of one image, in words: name, true class, explained class and its probability."""
     target = samples.class_name(int(samples.targets[i, 0]))
@@ -126,17 +205,6 @@ def _probability(p: float) -> str:
         return "> 0.999999"
     digits = 3 if p < 0.9995 else min(6, 1 + math.ceil(-math.log10(1 - p)))
     return f"= {p:.{digits}f}"
-
-
-def quality(attribution: Attribution, r: int) -> str:
-    """What the method says of its own exactness, in words."""
-    if np.isfinite(attribution.relative_completeness_error[r]):
-        return f"completeness error {100 * attribution.relative_completeness_error[r]:.2g} %"
-    if "r2" in attribution.details and np.isnan(attribution.details["r2"][r]):
-        return "hiding changes nothing"
-    if "r2" in attribution.details:
-        return f"surrogate R² {attribution.details['r2'][r]:.2f}, effect {attribution.details['effect'][r]:.2g}"
-    return "promises no sum"
 
 
 def signed_map(attribution: Attribution, r: int, percentile: float) -> tuple[np.ndarray, float]:
@@ -214,8 +282,11 @@ def _draw_map(
     labels = colour.ax.get_xticklabels()
     labels[0].set_horizontalalignment("left")
     labels[-1].set_horizontalalignment("right")
-    words = f"{attribution.unit}, cut at {percentile:g} %\n{quality(attribution, r)}"
-    colour.ax.set_xlabel(words, fontsize=7, labelpad=1, **_PLAIN)
+    colour.ax.set_xlabel(f"{attribution.unit}, cut at {percentile:g} %", fontsize=7, labelpad=1, **_PLAIN)
+    for n, verdict in enumerate(verdicts(attribution, r)):
+        style = {**_PLAIN, "color": _GOOD if verdict.good else _BAD}
+        y = box.y0 - (0.46 + n * _VERDICT) / figure.get_figheight()
+        figure.text(box.x0, y, f"{'✓' if verdict.good else '✗'} {verdict.words}", fontsize=6.8, va="top", **style)
 
 
 def _opaque(drawn: Any) -> Any:

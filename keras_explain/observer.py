@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import numpy as np
+
+
+@contextmanager
+def kept(variables: Iterable[Any]) -> Iterator[None]:
+    """Put back the values of some variables to the bit, whatever happens inside the block."""
+    before = [(variable, np.array(variable.numpy())) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in before:
+            now = np.asarray(variable.numpy())
+            if now.tobytes() != value.tobytes():
+                variable.assign(value)
 
 
 @contextmanager
@@ -19,15 +33,12 @@ def untouched(model: keras.Model) -> Iterator[None]:
     a traced layer leaves behind. Trainable variables are never written to, so they are not copied.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    before = [(variable, np.array(variable.numpy())) for variable in model.non_trainable_variables]
     losses = [(layer, list(layer._losses)) for layer in model._flatten_layers()]
     try:
-        yield
+        with kept(model.non_trainable_variables):
+            yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-        for variable, value in before:
-            if not np.array_equal(variable.numpy(), value, equal_nan=value.dtype.kind == "f"):
-                variable.assign(value)
-        for layer, kept in losses:
-            layer._losses[:] = kept
+        for layer, found in losses:
+            layer._losses[:] = found

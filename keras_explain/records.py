@@ -39,6 +39,8 @@ class Samples:
         class_names: names of the model's classes; empty where unknown.
         background: (m, *image shape) images for methods that take an expectation, or m = 0.
         value_range: lowest and highest pixel of all the images that were looked at.
+        roi: (n, *image shape without channels) bool, where the finding of each image is, no pixel where it has none; or
+            n = 0 where nothing is known.
         missing: (data-set class, model class) for which no correctly predicted image was found.
         accuracy: share of the candidates with a class that were predicted correctly; NaN where unknown or where classes
             are independent.
@@ -61,6 +63,7 @@ class Samples:
     class_names: tuple[str, ...] = ()
     background: np.ndarray = field(default_factory=lambda: _NO_VALUES)
     value_range: tuple[float, float] = (np.nan, np.nan)
+    roi: np.ndarray = field(default_factory=lambda: _NO_VALUES)
     missing: tuple[tuple[int, int], ...] = ()
     accuracy: float = np.nan
 
@@ -84,6 +87,9 @@ class Samples:
         object.__setattr__(self, "background", _frozen(background, "float32"))
         if self.background.shape[1:] != shape:
             raise InputError(f"background has images of shape {self.background.shape[1:]}, the samples {shape}.")
+        object.__setattr__(self, "roi", _frozen(self.roi if len(self.roi) else np.zeros((0, *shape[:-1])), "bool"))
+        if len(self.roi) and self.roi.shape != images.shape[:-1]:
+            raise InputError(f"roi has shape {self.roi.shape}; the samples need {images.shape[:-1]}.")
         if np.isnan(self.value_range[0]) and n:
             object.__setattr__(self, "value_range", (float(images.min()), float(images.max())))
         if not np.isfinite(images).all():
@@ -102,6 +108,7 @@ class Samples:
             targets=self.targets[rows],
             labels=self.labels[rows],
             confidence=self.confidence[rows],
+            roi=self.roi[rows] if len(self.roi) else self.roi,
             ids=tuple(self.ids[row] for row in rows),
         )
 
@@ -138,7 +145,9 @@ class Attribution:
         unit: of the values, as written under the colour bar.
         settings: the options that reproduce it, ready for JSON.
         standard_error: (r, *image shape) of a sampled estimate; empty where the method does not sample.
-        details: further arrays by name, one entry a row along the first axis (LIME: segments, weights, r2, effect).
+        details: further arrays by name, one entry a row along the first axis (LIME: segments, weights, weight_error,
+            r2, effect).
+        measures: quality of each row by name, as `keras_explain.metrics.measure` gives it, one entry a row.
 
     Raises:
         InputError: lengths that do not fit, or values that are not finite.
@@ -159,6 +168,7 @@ class Attribution:
     settings: Mapping[str, Any] = field(default_factory=dict)
     standard_error: np.ndarray = field(default_factory=lambda: _NO_VALUES)
     details: Mapping[str, np.ndarray] = field(default_factory=dict)
+    measures: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         r = len(self.values)
@@ -175,10 +185,12 @@ class Attribution:
             if len(column) != r:
                 raise InputError(f"{name} has {len(column)} entries for {r} maps.")
         object.__setattr__(self, "standard_error", _frozen(self.standard_error, "float32"))
-        object.__setattr__(self, "details", {name: np.asarray(array) for name, array in self.details.items()})
-        for name, array in self.details.items():
-            if len(array) != r:
-                raise InputError(f"details[{name!r}] has {len(array)} entries for {r} maps.")
+        for group in ("details", "measures"):
+            arrays = {name: np.asarray(array) for name, array in getattr(self, group).items()}
+            object.__setattr__(self, group, arrays)
+            for name, array in arrays.items():
+                if array.shape[:1] != (r,):
+                    raise InputError(f"{group}[{name!r}] has shape {array.shape} for {r} maps.")
         if len(self.standard_error) not in (0, r):
             raise InputError(f"standard_error has {len(self.standard_error)} entries for {r} maps.")
         if not np.isfinite(self.values).all():
@@ -199,7 +211,13 @@ class Attribution:
             base_score=self.base_score[keep],
             standard_error=self.standard_error[keep] if len(self.standard_error) else _NO_VALUES,
             details={name: array[keep] for name, array in self.details.items()},
+            measures={name: array[keep] for name, array in self.measures.items()},
         )
+
+    @property
+    def flat(self) -> np.ndarray:
+        """(r, *image shape without channels) float64, the signed sum over channels."""
+        return self.values.sum(axis=-1, dtype="float64")
 
     @property
     def completeness_error(self) -> np.ndarray:
@@ -250,8 +268,10 @@ def save_round(
         about = {"method": attribution.method, "unit": attribution.unit, "settings": dict(attribution.settings)}
         methods[name] = about
         columns = ("values", "targets", "rows", "score", "base_score", "standard_error")
-        details = {f"details.{key}": array for key, array in attribution.details.items()}
-        _write_arrays(folder / f"{name}.npz", {key: getattr(attribution, key) for key in columns} | details)
+        arrays = {key: getattr(attribution, key) for key in columns}
+        for group in ("details", "measures"):
+            arrays |= {f"{group}.{key}": array for key, array in getattr(attribution, group).items()}
+        _write_arrays(folder / f"{name}.npz", arrays)
     text = json.dumps({**settings, "methods": methods}, indent=1, default=_plain)
     (folder / "settings.json").write_text(text, encoding="utf-8")
 
@@ -278,9 +298,14 @@ def load_round(folder: str | Path) -> tuple[Samples, list[Attribution], dict[str
     attributions = []
     for name, method in settings.pop("methods").items():
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
-            columns = {key: file[key] for key in file.files if not key.startswith("details.")}
-            details = {key.removeprefix("details."): file[key] for key in file.files if key not in columns}
-        attributions.append(Attribution(**method, details=details, **columns))
+            columns: dict[str, Any] = {"details": {}, "measures": {}}
+            for key in file.files:
+                group, _, inner = key.partition(".")
+                if inner:
+                    columns[group][inner] = file[key]
+                else:
+                    columns[key] = file[key]
+        attributions.append(Attribution(**method, **columns))
     return Samples(**stored), attributions, settings
 
 

@@ -6,6 +6,7 @@ can not mix them up, and only the best `images_per_class` images of each class a
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ def select(
     background: int = 0,
     value_range: tuple[float, float] | None = None,
     output: str | None = None,
+    roi: Any = None,
     seed: int = 0,
 ) -> Samples:
     """For each class, the images that the model predicts correctly with most confidence.
@@ -105,6 +107,9 @@ def select(
         background: keep so many images drawn evenly from the candidates, for `GradientShap`.
         value_range: (lowest, highest) pixel that the model was trained on; images outside are refused.
         output: name of the output, where the model has several.
+        roi: where the finding of each image is, as a (h, w) mask or an object with `mask()` such as
+            `keras_explain.datasets.roi.Roi`, or None where it has none: a dict or function of an image's id, or a
+            sequence in the order of the data.
         seed: of the background draw.
 
     Returns:
@@ -131,7 +136,29 @@ def select(
             check_images(images, scorer.model, value_range)
             logits = scorer.logits(images)
             search.look(images, labels, ids, logits, scorer.head(images))
-    return search.samples(tuple(class_names))
+    samples = search.samples(tuple(class_names))
+    if roi is None:
+        return samples
+    if isinstance(roi, Mapping):
+        roi = {str(name): region for name, region in roi.items()}
+    masks = [_mask(roi, candidate, samples.images.shape[1:-1]) for candidate in search.chosen]
+    return dataclasses.replace(samples, roi=np.array(masks, bool).reshape(samples.images.shape[:-1]))
+
+
+def _mask(roi: Any, candidate: _Candidate, shape: tuple[int, ...]) -> np.ndarray:
+    """The region of one image, empty where it has none."""
+    if callable(roi):
+        found = roi(candidate.id)
+    elif isinstance(roi, Mapping):
+        found = roi.get(candidate.id)
+    elif candidate.position < len(roi):
+        found = roi[candidate.position]
+    else:
+        raise InputError(f"roi has {len(roi)} entries, and the data an image at position {candidate.position}.")
+    mask = np.zeros(shape, bool) if found is None else np.asarray(found.mask() if hasattr(found, "mask") else found)
+    if mask.shape != shape:
+        raise InputError(f"roi of image {candidate.id} has shape {mask.shape}; the image has {shape}.")
+    return mask > 0
 
 
 @dataclass(frozen=True)
@@ -209,13 +236,18 @@ class _Search:
             if place < self.background:
                 self.reservoir[place] = image.copy()
 
+    @property
+    def chosen(self) -> list[_Candidate]:
+        """The best of every class, by class and falling confidence."""
+        return [candidate for label in sorted(self.best) for candidate in self.best[label]]
+
     def samples(self, class_names: tuple[str, ...]) -> Samples:
         """What was found."""
         if not self.seen:
             raise InputError("The validation data are empty: not one image came.")
         if not self.judged:
             raise InputError("The validation data contain no class that class_map sends to an output of the model.")
-        chosen = [candidate for label in sorted(self.best) for candidate in self.best[label]]
+        chosen = self.chosen
         return Samples(
             images=np.array([c.image for c in chosen]).reshape(len(chosen), *self.shape),
             targets=np.array([c.target for c in chosen], "int64").reshape(-1, 1),

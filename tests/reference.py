@@ -94,3 +94,40 @@ def lime(score, image, segments, hidden, present):
     residual = centred - design @ weights
     r2 = 1 - (w * residual**2).sum() / (w * centred**2).sum()
     return weights, r2
+
+
+def area_under_exchange(score, image, other, values, counts):
+    """Area under the score while the pixels of highest value are taken from the other image, one after the other."""
+    order = sorted(np.ndindex(values.shape[:2]), key=lambda place: -values[place].sum())
+    scores = []
+    for count in counts:
+        mixed = np.array(image, "float64")
+        for place in order[:count]:
+            mixed[place] = other[place]
+        scores.append(score(mixed))
+    widths = np.diff(counts) / counts[-1]
+    return sum(w * (a + b) / 2 for w, a, b in zip(widths, scores, scores[1:], strict=False))
+
+
+def ridge_errors(present, weight, residual):
+    """Standard errors of the ridge surrogate, each sum written out."""
+    n, p = present.shape
+    mean = [sum(weight[i] * present[i, j] for i in range(n)) / sum(weight) for j in range(p)]
+    gram = np.array(
+        [
+            [sum(weight[i] * (present[i, j] - mean[j]) * (present[i, k] - mean[k]) for i in range(n)) for k in range(p)]
+            for j in range(p)
+        ]
+    )
+    inverse = np.linalg.inv(gram + np.eye(p))
+    spread = sum(weight[i] * residual[i] ** 2 for i in range(n)) / (n - p)
+    return np.sqrt(np.diag(spread * inverse @ gram @ inverse.T))
+
+
+def average_precision(values, inside):
+    """Mean precision over the pixels inside, of the threshold at each one's own value."""
+    precisions = []
+    for v in values[inside]:
+        marked = values >= v
+        precisions.append((inside & marked).sum() / marked.sum())
+    return np.mean(precisions)

@@ -1,5 +1,6 @@
 """ExplanationCallback in a real fit."""
 
+import csv
 import fcntl
 import os
 import pty
@@ -142,7 +143,7 @@ def test_what_a_round_keeps(tmp_path):
     np.testing.assert_array_equal(samples.background, expected.background)
     for found, method in zip(attributions, METHODS, strict=True):  # the last epoch's weights are those left after fit
         np.testing.assert_array_equal(found.values, kx.explain(model, samples, method).values, err_msg=found.method)
-    assert {path.name for path in folder.glob("*.png")} == {"0-up.png", "1-down.png"}
+    assert {path.name for path in folder.glob("*.png")} == {"0-up.png", "1-down.png", "over_training.png"}
     assert settings["epoch"] == 2
     assert settings["versions"]["keras"] == keras.__version__
     numbers = settings["numbers"]
@@ -153,6 +154,105 @@ def test_what_a_round_keeps(tmp_path):
     assert history["val_explain_lime_r2"][-1] == numbers["val_explain_lime_r2"]
     lines = (tmp_path / "explanations" / "metrics.csv").read_text().splitlines()
     assert f"2,val_explain_lime_r2,{numbers['val_explain_lime_r2']!r}" in lines
+
+
+def test_measures_go_into_logs_and_to_the_tracker_and_beside_the_maps(tmp_path):
+    roi = np.zeros((len(X), 8, 8), bool)
+    roi[:, 2:5, 2:5] = True
+    metrics = ["completeness", "localization", "faithfulness", "border", "agreement", "drift"]
+    explain = callback(tmp_path, ["vanilla", "integrated_gradients"], metrics=metrics, roi=roi)
+    history = fit(build(), [explain], epochs=3).history
+    written = (tmp_path / "explanations" / "metrics.csv").read_text().splitlines()
+    for epoch in range(3):
+        samples, attributions, settings = kx.load_round(tmp_path / "explanations" / f"epoch_{epoch:04d}")
+        np.testing.assert_array_equal(samples.roi, roi[:2])
+        for attribution in attributions:
+            for measure, rows in attribution.measures.items():
+                shared = measure in ("roi_area", "border_area")
+                name = f"val_explain_{measure}" if shared else f"val_explain_{attribution.method}_{measure}"
+                mean = rows[np.isfinite(rows)].mean() if np.isfinite(rows).any() else np.nan
+                # drift is not defined in the first round
+                logged = history[name][epoch - 1 if measure == "drift" else epoch]
+                assert logged == pytest.approx(mean, nan_ok=True), name
+                assert np.isnan(mean) or f"{epoch},{name},{settings['numbers'][name]!r}" in written
+                assert f"val_explain_{attribution.method}_{measure}" in settings["numbers"] or shared or np.isnan(mean)
+        measured = {measure for a in attributions for measure in a.measures}
+        assert {"auprc", "deletion", "insertion_logit", "border_share", "agreement", "completeness_error"} <= measured
+        assert ("drift" in measured) == (epoch > 0)
+        expected = {"vanilla": 0, "integrated_gradients": 0}
+        assert {name: settings["evaluations"][f"measuring {name}"] for name in expected} == dict.fromkeys(
+            expected, 2 * len(samples) * 17
+        )
+        curves = settings["history"]["curves"]
+        assert settings["history"]["epochs"] == list(range(epoch + 1))
+        assert curves["auprc"]["vanilla"] == history["val_explain_vanilla_auprc"][: epoch + 1]
+        assert curves["roi_area"] == {"": [9 / 64] * (epoch + 1)}
+
+
+def test_callbacks_after_it_can_use_its_numbers(tmp_path):
+    """The checkpoint whose attribution lies most inside the lesions is kept; the table has a column."""
+    roi = np.zeros((len(X), 8, 8), bool)
+    roi[:, 2:5, 2:5] = True
+    name = "val_explain_vanilla_relevance_mass"
+    after = [
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor=name, mode="max", save_best_only=True),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.EarlyStopping(monitor=name, mode="max", patience=2, min_delta=10),  # nothing is that good
+    ]
+    history = fit(build(), [callback(tmp_path, roi=roi), *after], epochs=9).history
+    values = history[name]
+    assert len(values) == 3  # stopped
+    rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
+    assert [float(row[name]) for row in rows] == pytest.approx(values)
+    best = keras.models.load_model(tmp_path / "best.keras")
+    samples = kx.select(best, (X, Y), roi=roi)
+    mass = kx.metrics.evaluate(best, samples, kx.explain(best, samples, "vanilla"))["relevance_mass"]
+    assert mass == pytest.approx(max(values))
+
+
+@pytest.mark.parametrize("end", ["by itself", "stopped before", "stopped after"])
+def test_dear_metrics_are_measured_in_the_last_round_alone(tmp_path, end):
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(stop.model, "stop_training", epoch == 2)
+    )
+    explain = callback(tmp_path)
+    order = {"by itself": [explain], "stopped before": [stop, explain], "stopped after": [explain, stop]}[end]
+    model = build()
+    fit(model, order, epochs=3 if end == "by itself" else 9)
+    assert rounds(tmp_path) == ["epoch_0000", "epoch_0001", "epoch_0002"]
+    for epoch in range(3):
+        (found,) = kx.load_round(tmp_path / "explanations" / f"epoch_{epoch:04d}")[1]
+        assert ("randomization_passed" in found.measures) == (epoch == 2)
+    written = (tmp_path / "explanations" / "metrics.csv").read_text()
+    assert "\n2,val_explain_vanilla_randomization_passed," in written
+    assert explain.latest.numbers["val_explain_vanilla_randomization_passed"] in (0, 1)
+    np.testing.assert_array_equal(found.values, kx.explain(model, kx.select(model, (X, Y)), "vanilla").values)
+
+
+def test_a_dear_metric_is_measured_in_every_round_if_asked(tmp_path):
+    fit(build(), [callback(tmp_path, metrics=[kx.metrics.Randomization(stages=2, when="round")])], epochs=2)
+    for epoch in range(2):
+        (found,) = kx.load_round(tmp_path / "explanations" / f"epoch_{epoch:04d}")[1]
+        assert set(found.measures) >= {"randomization_passed", "randomization_ssim_stages"}
+        assert "border_share" not in found.measures
+
+
+class BadMetric:
+    when = "round"
+
+    def measure(self, attribution, context):
+        raise ValueError("cannot be measured")
+
+
+def test_a_metric_that_fails_is_named_and_nothing_else_is_lost(tmp_path):
+    explain = callback(tmp_path, metrics=[BadMetric(), "border"], on_error="warn")
+    with pytest.warns(kx.ExplanationWarning, match="BadMetric of vanilla failed, the rest of the round is done"):
+        fit(build(), [explain], epochs=1)
+    _, (found,), settings = kx.load_round(tmp_path / "explanations" / "epoch_0000")
+    assert settings["failures"] == {"BadMetric of vanilla": "ValueError: cannot be measured"}
+    assert "border_share" in found.measures
+    with pytest.raises(ValueError, match="cannot be measured"):
+        fit(build(), [callback(tmp_path, metrics=[BadMetric()])], epochs=1)
 
 
 def test_same_seed_same_arrays_to_the_bit(tmp_path):
@@ -260,7 +360,7 @@ def test_the_last_epoch_is_explained_once(tmp_path):
             Counting.rounds += 1
             return kx.explain(scorer, samples, "vanilla")
 
-    fit(build(), [callback(tmp_path, [Counting()], frequency=2)], epochs=3)
+    fit(build(), [callback(tmp_path, [Counting()], frequency=2, metrics=["completeness"])], epochs=3)
     assert Counting.rounds == 2
 
 
@@ -362,6 +462,8 @@ def test_a_budget_is_kept_by_skipping_rounds(tmp_path, capsys, monkeypatch):
         ({"explainers": ["gradcam2"]}, "There is no method 'gradcam2'"),
         ({"explainers": []}, "at least one"),
         ({"explainers": "vanilla"}, "list of names"),
+        ({"metrics": "border"}, "metrics must be a list of names or objects; got 'border'"),
+        ({"metrics": ["fidelity"]}, "There is no metric 'fidelity'"),
         ({"frequency": 0}, "frequency must be a whole number, at least 1"),
         ({"frequency": 1.5}, "frequency must be a whole number, at least 1; got 1.5"),
         ({"max_overhead": 5}, "max_overhead must be a share"),

@@ -42,6 +42,33 @@ def test_demo_in_small(tmp_path):
     assert sorted(folder.name for folder in folders) == ["epoch_0000", "epoch_0001"]
 
 
+def test_a_shortcut_is_exposed_while_accuracy_is_perfect(tmp_path):
+    output = run([ROOT / "examples" / "shortcut.py"], tmp_path)
+    honest, marked = output.split("with marker: validation accuracy ")
+    assert "without marker: validation accuracy 1.00" in honest
+    assert marked.startswith("1.00, 0.50 on the same images without their markers")
+    row = r"^malignant +\d+ +[\d.]+ +[\d.]+% +(\d+)% +(\d+)% +(in lesion|elsewhere|-) +(\d+)% +(\d+)%  (.*)$"
+    lines = {name: re.findall(row, part, re.M) for name, part in (("honest", honest), ("marked", marked))}
+    assert len(lines["honest"]) == len(lines["marked"]) == 3
+    for _, _, peak, outside, _, against in lines["honest"]:
+        assert (peak, int(outside)) == ("in lesion", 0)
+        assert "outside the breast" not in against
+    for _, _, peak, outside, chance, against in lines["marked"]:
+        assert peak == "elsewhere"
+        assert int(outside) > int(chance)
+        assert "outside the breast" in against
+    inside = {name: np.mean([int(line[0]) / int(line[1]) for line in part]) for name, part in lines.items()}
+    assert inside["marked"] < inside["honest"] / 2
+    for name in ("without_marker", "with_marker"):
+        folder = tmp_path / "shortcut" / name / "explanations" / "epoch_0011"
+        assert len(list(folder.glob("1-malignant*.png"))) == 3
+        samples, attributions, _ = kx.load_round(folder)
+        for attribution in attributions:  # every method says so, on average
+            malignant = samples.targets[attribution.rows, 0] == 1
+            share, area = (attribution.measures[m][malignant].mean() for m in ("border_share", "border_area"))
+            assert name == "without_marker" or attribution.method == "lime" or share > area, attribution.method
+
+
 def test_two_epochs_on_real_mammograms(test_data, mlflow_server, tmp_path):
     arguments = [ROOT / "examples" / "train_mias.py", "--data", test_data / "mias", "--tracking-uri", mlflow_server]
     arguments += ["--epochs", 2, "--frequency", 1, "--size", 48, "--copies", 1, "--samples", 40]
@@ -57,8 +84,8 @@ def test_two_epochs_on_real_mammograms(test_data, mlflow_server, tmp_path):
         assert [a.method for a in attributions] == (methods if len(samples) else [])
         assert all(re.fullmatch(r"mdb\d{3}-\d+-0", name) for name in samples.ids)
         assert len(samples) + len(samples.missing) == 5
-        assert len(list(folder.glob("*.png"))) == 5
-        assert sum(f"+step+{epoch}+" in name and name.endswith(".png") for name in images) == 5
+        assert len(list(folder.glob("*.png"))) == 6  # five classes and the curves
+        assert sum(f"+step+{epoch}+" in name and name.endswith(".png") for name in images) == 6
         assert settings["failures"] == {}
         for name, value in settings["numbers"].items():
             steps = {m.step: m.value for m in client.get_metric_history(run_id, name)}

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import keras_explain as kx
 from keras_explain.engine import draw_round, panel_names, plain_name
+from keras_explain.verdicts import verdicts
 
 
 def samples_with(n=1, confidence=0.75, **changes):
@@ -116,23 +117,22 @@ def test_high_probabilities_never_read_one(p, shown):
     assert f"p {shown}" in text
 
 
-def test_each_method_states_its_own_exactness():
+def test_verdicts_stand_under_the_maps():
     complete = attribution_with(np.full((1, 8, 8, 1), 2.2 / 64))
     fitted = kx.Attribution("lime", np.ones((1, 8, 8, 1)), [1], [0], [2.0], details={"r2": [0.61], "effect": [0.5]})
     plain = kx.Attribution("vanilla", np.ones((1, 8, 8, 1)), [1], [0], [2.0], unit="logit per unit of pixel value")
     unmoved = kx.Attribution("lime", np.ones((1, 8, 8, 1)), [1], [0], [2.0], details={"r2": [np.nan], "effect": [0.0]})
     text = words(kx.figures.panel(samples_with(), [complete, fitted, plain, unmoved]))
     assert "hiding changes nothing" in text
-    assert "completeness error 10 %" in text
-    assert "surrogate R² 0.61, effect 0.5" in text
-    assert "promises no sum" in text
+    assert "✗ not complete: misses 10 %" in text
+    assert "✓ surrogate fits: R² 0.61" in text
     assert "logit per unit of pixel value" in text
 
 
 def test_outlines_are_drawn_on_every_picture():
     outline = np.zeros((1, 8, 8), bool)
     outline[0, 2:6, 2:6] = True
-    with_it = kx.figures.panel(samples_with(), [attribution_with(np.zeros((1, 8, 8, 1)))], outlines=outline)
+    with_it = kx.figures.panel(samples_with(roi=outline), [attribution_with(np.zeros((1, 8, 8, 1)))])
     without = kx.figures.panel(samples_with(), [attribution_with(np.zeros((1, 8, 8, 1)))])
     for axes in (0, 1):
         assert (colour_at(with_it, axes, 1.5, 4) - colour_at(without, axes, 1.5, 4)).any()
@@ -178,9 +178,79 @@ def test_what_cannot_be_drawn_is_named(call, message):
 
 def test_every_class_has_a_picture_even_without_an_image(tmp_path):
     samples = samples_with(missing=((5, 0),))
-    written = draw_round(tmp_path, samples, [], "epoch 1", per_class=2)
-    names = ["3-malignant.png", "3-malignant-2.png", "5-benign.png", "5-benign-2.png"]
+    history = {"epochs": [0], "curves": {"drift": {"vanilla": [0.5]}}}
+    about = {"title": "epoch 1", "images_per_class": 2, "history": history}
+    written = draw_round(tmp_path, samples, [], about)
+    names = ["over_training.png", "3-malignant.png", "3-malignant-2.png", "5-benign.png", "5-benign-2.png"]
     assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+THRESHOLDS = [
+    ({"base_score": [0.0]}, {}, 64 / 1.06, "not complete: misses 6 %", False),
+    ({"base_score": [0.0]}, {}, 64 / 1.04, "complete: misses 4 %", True),
+    ({"details": {"r2": [0.49]}}, {}, 1, "surrogate does not fit: R² 0.49", False),
+    ({"details": {"r2": [0.5]}}, {}, 1, "surrogate fits: R² 0.50", True),
+    ({"details": {"r2": [np.nan]}}, {}, 1, "hiding changes nothing", False),
+    ({}, {"randomization_passed": 1.0}, 1, "passes randomization", True),
+    ({}, {"randomization_passed": 0.0}, 1, "fails randomization", False),
+    ({}, {"auprc": 0.2, "roi_area": 0.1}, 1, "better than chance at ROI: 0.20 vs 0.10", True),
+    ({}, {"auprc": 0.1, "roi_area": 0.1}, 1, "no better than chance at ROI: 0.10 vs 0.10", False),
+    ({}, {"border_share": 0.2, "border_area": 0.5}, 1, "inside the breast: 20% out, chance 50%", True),
+    ({}, {"border_share": 0.6, "border_area": 0.5}, 1, "outside the breast: 60% out, chance 50%", False),
+]
+
+
+@pytest.mark.parametrize(("given", "measures", "score", "words", "good"), THRESHOLDS)
+def test_verdicts_turn_at_their_thresholds(given, measures, score, words, good):
+    rows = {name: np.array([number]) for name, number in measures.items()}
+    found = kx.Attribution("any", np.ones((1, 8, 8, 1)), [1], [0], [score], measures=rows, **given)
+    assert verdicts(found, 0) == [(words, good)]
+
+
+def test_what_was_not_measured_has_no_verdict():
+    unknown = {name: np.array([np.nan]) for name in ("auprc", "roi_area", "border_share", "randomization_passed")}
+    stages = {"randomization_ssim_stages": np.ones((1, 8))}
+    assert verdicts(attribution_with(np.ones((1, 8, 8, 1)), measures=unknown | stages), 0)[1:] == []
+    vanilla = kx.Attribution("vanilla", np.ones((1, 8, 8, 1)), [1], [0], [1.0])
+    assert verdicts(vanilla, 0) == []
+
+
+def test_verdicts_have_room_and_do_not_meet_what_follows():
+    measures = {"auprc": 0.2, "roi_area": 0.1, "border_share": 0.2, "border_area": 0.5, "randomization_passed": 0.0}
+    rows = {name: np.full(2, number) for name, number in measures.items()}
+    found = attribution_with(np.ones((2, 8, 8, 1)), measures=rows)
+    figure = kx.figures.panel(samples_with(2), [found] * 6)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = [text for text in figure.texts if text.get_text()]
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in texts if text.get_text()[0] in "✓✗"]
+    assert len(boxes) == 2 * 6 * 4
+    assert all(box.y0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+    pictures = [axes.get_window_extent() for axes in figure.axes] + [
+        text.get_window_extent(canvas.get_renderer()) for text in texts if text.get_text()[0] not in "✓✗"
+    ]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in pictures + boxes[:i])
+
+
+def test_curves_over_training_are_drawn_as_they_are():
+    curves = {
+        "auprc": {"vanilla": [0.1, None, 0.4], "guided": [0.3, 0.2, 0.1]},
+        "roi_area": {"": [0.05, 0.05, 0.06]},
+        "randomization_passed": {"vanilla": [None, None, 1.0]},
+    }
+    figure = kx.figures.history([1, 6, 11], curves, title="epoch 11")
+    (axes,) = figure.axes  # what was measured once only is left out
+    assert axes.get_title() == "auprc"
+    lines = [line.get_ydata().tolist() for line in axes.lines]
+    np.testing.assert_equal(lines, [[0.1, np.nan, 0.4], [0.3, 0.2, 0.1], [0.05, 0.05, 0.06]])
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[1, 6, 11]] * 3
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["vanilla", "guided", "chance"]
+    once = kx.figures.history([1], {"drift": {"vanilla": [0.5]}})
+    assert [axes.get_title() for axes in once.axes] == ["drift"]
+    with pytest.raises(kx.InputError, match=r"curves\['auprc'\]\['vanilla'\] has 3 numbers, epochs 2"):
+        kx.figures.history([1, 2], curves)
 
 
 @pytest.mark.parametrize(

@@ -1,56 +1,745 @@
-"""Quality numbers: a perfect and an inverted case, and what must not change them."""
+"""Quality numbers: a perfect and an inverted case, what must not change them, and what others say of the same maps."""
 
+import dataclasses
+from pathlib import Path
+
+import keras
 import numpy as np
 import pytest
+from keras import layers
+from scipy import stats
 
 import keras_explain as kx
-from keras_explain.metrics import relevance_mass
+from keras_explain.callbacks import ExplanationCallback
+from keras_explain.explainers.lime import blurred, kernel
+from keras_explain.metrics import (
+    Context,
+    Faithfulness,
+    Randomization,
+    Sensitivity,
+    Stability,
+    auprc,
+    border_share,
+    breast,
+    coefficients_stability,
+    otsu_iou,
+    pointing_game,
+    relevance_mass,
+    relevance_rank,
+    spearman,
+    ssim,
+    variables_stability,
+)
+from keras_explain.metrics.randomization import own_weights, stages_of
+from tests import reference
 from tests.conftest import small_cnn
 
-ROI = np.zeros((1, 4, 4), bool)
-ROI[0, :2, :2] = True
+LOCALIZATION = (pointing_game, relevance_mass, relevance_rank, auprc, otsu_iou)
+ROI = np.zeros((1, 6, 6), bool)
+ROI[0, 1:4, 1:4] = True
 INSIDE = ROI[..., None].astype(float)
+AREA = ROI.mean()
 
 
-def test_relevance_mass_is_one_inside_and_zero_outside():
-    np.testing.assert_allclose(relevance_mass(INSIDE, ROI), 1)
-    np.testing.assert_allclose(relevance_mass(1 - INSIDE, ROI), 0)
-    np.testing.assert_allclose(relevance_mass(np.ones_like(INSIDE), ROI), ROI.mean())
+@pytest.fixture
+def maps(random):
+    return random.normal(size=(4, 6, 6, 2)), random.random((4, 6, 6)) < 0.3
 
 
-def test_relevance_mass_counts_positive_channel_sums_only():
-    values = np.concatenate([INSIDE * 3, -INSIDE + (1 - INSIDE) * -5], axis=-1)
-    np.testing.assert_allclose(relevance_mass(values, ROI), 1)
-    np.testing.assert_allclose(relevance_mass(values * 7, ROI), 1)
-    assert np.isnan(relevance_mass(-INSIDE, ROI)).all()
-    assert np.isnan(relevance_mass(INSIDE, np.zeros_like(ROI))).all()
+# Localization
 
 
-def test_evaluate_averages_what_the_method_gives():
-    images = np.random.default_rng(0).random((2, 8, 8, 1), "float32")
-    samples = kx.Samples(images, [[0, 1]] * 2, background=images)
+@pytest.mark.parametrize("metric", LOCALIZATION)
+def test_localization_is_one_where_the_map_is_the_region(metric):
+    np.testing.assert_allclose(metric(INSIDE, ROI), 1)
+
+
+@pytest.mark.parametrize("metric", [pointing_game, relevance_mass, relevance_rank])
+def test_localization_is_zero_where_the_map_is_everything_else(metric):
+    np.testing.assert_allclose(metric(1 - INSIDE, ROI), 0)
+
+
+def test_otsu_iou_is_zero_for_another_place_and_counts_what_is_enclosed():
+    np.testing.assert_allclose(otsu_iou(np.roll(INSIDE, 3, axis=1) * (1 - INSIDE), ROI), 0)
+    np.testing.assert_allclose(otsu_iou(1 - INSIDE, ROI), AREA)  # all around the region: its hole is filled
+
+
+def test_auprc_of_the_inverted_map_is_that_of_finding_the_region_last():
+    outside_first = -INSIDE + np.linspace(0, 0.5, 36).reshape(1, 6, 6, 1)  # no two pixels alike
+    # The j-th pixel of the region is found when all 27 others are marked already.
+    np.testing.assert_allclose(auprc(outside_first, ROI), np.mean([j / (27 + j) for j in range(1, 10)]))
+
+
+@pytest.mark.parametrize("metric", [pointing_game, relevance_mass, relevance_rank, auprc])
+def test_a_constant_map_scores_by_chance(metric):
+    np.testing.assert_allclose(metric(np.ones_like(INSIDE), ROI), AREA)
+
+
+@pytest.mark.parametrize("metric", LOCALIZATION)
+def test_an_empty_region_has_no_number_and_the_others_keep_theirs(metric):
+    both = np.concatenate([INSIDE, INSIDE]), np.concatenate([np.zeros_like(ROI), ROI])
+    np.testing.assert_allclose(metric(*both), [np.nan, 1])
+    with pytest.raises(kx.InputError, match=r"roi has shape \(1, 3, 6\)"):
+        metric(INSIDE, ROI[:, :3])
+
+
+@pytest.mark.parametrize("metric", LOCALIZATION)
+def test_localization_does_not_depend_on_the_scale(metric, maps):
+    values, roi = maps
+    np.testing.assert_allclose(metric(7.5 * values, roi), metric(values, roi), rtol=1e-12)
+    assert (np.abs(metric(-values, roi) - metric(values, roi)) > 1e-3).any()  # but on the sign
+
+
+@pytest.mark.parametrize("metric", [pointing_game, relevance_rank, auprc])
+def test_rank_metrics_depend_on_the_order_alone(metric, maps):
+    values, roi = maps
+    values = values[..., :1]
+    np.testing.assert_array_equal(metric(np.exp(values), roi), metric(values, roi))
+
+
+def test_localization_in_small_numbers():
+    roi = np.array([[[True, False, True, False]]])
+    values = np.array([[[[4.0, -1.0], [2.0, 0.0], [1.0, 0.0], [-5.0, 1.0]]]])  # channel sums 3, 2, 1, -4
+    assert pointing_game(values, roi) == 1
+    assert relevance_mass(values, roi) == pytest.approx(4 / 6)
+    assert relevance_rank(values, roi) == 0.5
+    assert auprc(values, roi) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_pixels_of_equal_value_share(random):
+    """As the mean over all orders that would be just as right."""
+    roi = np.array([[[True, False, True, False, False]]])
+    values = np.array([[[[2.0], [2.0], [1.0], [1.0], [1.0]]]])
+    broken = np.repeat(values, 20_000, axis=0) + 1e-6 * random.random((20_000, 1, 5, 1))
+    regions = np.repeat(roi, 20_000, axis=0)
+    for metric in (pointing_game, relevance_rank):
+        assert metric(values, roi) == pytest.approx(metric(broken, regions).mean(), abs=0.01)
+    k_one = np.array([[[False, False, True, False, False]]])
+    assert relevance_rank(values[:, :, 2:], k_one[:, :, 2:]) == pytest.approx(1 / 3)
+
+
+def test_auprc_is_average_precision_written_out(maps):
+    values, roi = maps
+    expected = [reference.average_precision(v.sum(-1), r) for v, r in zip(values, roi, strict=True)]
+    np.testing.assert_allclose(auprc(values, roi), expected)
+
+
+def test_otsu_fills_holes_and_ignores_negative_values():
+    ring = INSIDE.copy()
+    ring[0, 2, 2] = 0
+    np.testing.assert_allclose(otsu_iou(ring, ROI), 1)
+    np.testing.assert_allclose(otsu_iou(ring - 5 * (1 - INSIDE), ROI), 1)
+    half = INSIDE.copy()
+    half[0, 3] = 0
+    np.testing.assert_allclose(otsu_iou(half, ROI), 6 / 9)
+
+
+# Border
+
+
+def test_border_share_is_what_lies_outside():
+    np.testing.assert_allclose(border_share(INSIDE, ROI), 0)
+    np.testing.assert_allclose(border_share(1 - INSIDE, ROI), 1)
+    np.testing.assert_allclose(border_share(np.ones_like(INSIDE), ROI), 1 - AREA)
+    np.testing.assert_allclose(border_share(-3 * np.ones_like(INSIDE), ROI), 1 - AREA)  # signs do not cancel
+    assert np.isnan(border_share(INSIDE, np.ones_like(ROI))).all()
+    assert np.isnan(border_share(0 * INSIDE, ROI)).all()
+    with pytest.raises(kx.InputError, match="foreground has shape"):
+        border_share(INSIDE, ROI[:, :3])
+
+
+def test_the_breast_is_the_largest_bright_part_without_its_holes():
+    image = np.zeros((20, 20, 1))
+    image[2:18, :9] = 0.5
+    image[5:8, 3:6] = 0.0  # a dark cyst inside
+    image[1:5, 14:18] = 1.0  # a label on the film
+    image[:, 19] = 0.04  # the film is not quite black
+    expected = np.zeros((20, 20), bool)
+    expected[2:18, :9] = True
+    np.testing.assert_array_equal(breast(image), expected)
+    np.testing.assert_array_equal(breast(3 * image - 7), expected)
+    assert breast(np.full((4, 4, 1), 0.3)).all()
+
+
+# Similarity
+
+
+def test_spearman_is_that_of_scipy_and_depends_on_the_order_alone(random):
+    first, second = random.normal(size=(2, 3, 5, 5, 2))
+    first = first.round(1)  # with ties
+    sums = [values.sum(-1).reshape(3, -1) for values in (first, second)]
+    expected = [stats.spearmanr(v, w).statistic for v, w in zip(*sums, strict=True)]
+    np.testing.assert_allclose(spearman(first, second), expected)
+    absolute = [stats.spearmanr(abs(v), abs(w)).statistic for v, w in zip(*sums, strict=True)]
+    np.testing.assert_allclose(spearman(first, second, absolute=True), absolute)
+    np.testing.assert_allclose(spearman(4 * first, second), spearman(first, second))
+    np.testing.assert_allclose(spearman(first, first), 1)
+    np.testing.assert_allclose(spearman(first, -first), -1)
+    np.testing.assert_allclose(spearman(first, -first, absolute=True), 1)
+    assert np.isnan(spearman(np.ones_like(first), second)).all()
+
+
+def test_ssim_is_one_for_the_same_picture_and_low_for_another(random):
+    first, second = random.normal(size=(2, 3, 24, 24, 1))
+    np.testing.assert_allclose(ssim(first, -4 * first), 1)
+    assert (np.abs(ssim(first, second)) < 0.25).all()
+    ramp = np.broadcast_to(np.linspace(0, 1, 24)[None, :, None, None], (1, 24, 24, 1))
+    assert ssim(ramp, 1 - ramp)[0] < -0.2
+    assert np.isnan(ssim(first[:, :10], second[:, :10])).all()
+    with pytest.raises(kx.InputError, match="must have one shape"):
+        ssim(first, second[:, :12])
+
+
+def attribution(values, method="mine", targets=None, rows=None, **more):
+    n = len(values)
+    rows = range(n) if rows is None else rows
+    return kx.Attribution(method, values, [0] * n if targets is None else targets, rows, score=[1.0] * n, **more)
+
+
+def context(samples, **given):
+    return Context(kx.Scorer(small_cnn()), samples, **given)
+
+
+def test_agreement_is_the_mean_over_the_other_methods(random):
+    images = random.random((2, 8, 8, 1))
+    one, two, three = (random.normal(size=images.shape) for _ in range(3))
+    samples = kx.Samples(images, [0, 0])
+    others = [
+        attribution(two),
+        attribution(-one),
+        attribution(three, targets=[1, 1]),
+    ]  # the last is about another class
+    found = kx.metrics.Agreement().measure(attribution(one), context(samples, others=others))
+    np.testing.assert_allclose(found["agreement"], (spearman(one, two, absolute=True) + 1) / 2)
+    others.append(attribution(np.ones_like(one)))  # a constant map has no order and does not count
+    again = kx.metrics.Agreement().measure(attribution(one), context(samples, others=others))
+    np.testing.assert_allclose(again["agreement"], found["agreement"])
+    assert kx.metrics.Agreement().measure(attribution(one), context(samples)) == {}
+
+
+def test_drift_follows_the_image_and_the_class_and_not_the_place(random):
+    images, values = random.random((3, 8, 8, 1)), random.normal(size=(3, 8, 8, 1))
+    then, now = kx.Samples(images[[0, 1]], [0, 0]), kx.Samples(images[[1, 0, 2]], [0, 0, 0])
+    before = (then, attribution(values[[0, 1]]))
+    found = kx.metrics.Drift().measure(attribution(values[[1, 2, 0]]), context(now, before=before))["drift"]
+    np.testing.assert_allclose(found, [0, 1 - spearman(values[[2]], values[[0]])[0], np.nan], atol=1e-12)
+    inverted = kx.metrics.Drift().measure(attribution(-values[[1]]), context(now[[0]], before=before))["drift"]
+    np.testing.assert_allclose(inverted, 2)
+    other_class = attribution(values[[1]], targets=[1])
+    assert np.isnan(kx.metrics.Drift().measure(other_class, context(now[[0]], before=before))["drift"]).all()
+    assert kx.metrics.Drift().measure(attribution(values), context(now)) == {}
+
+
+# Faithfulness
+
+
+def line_model(weights):
+    """The logit of class 0 is the weighted sum of the pixels; class 1 has logit 0."""
+    weights = np.asarray(weights, "float32")
+    model = keras.Sequential([keras.Input((*weights.shape, 1)), layers.Flatten(), layers.Dense(2)])
+    model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    model.set_weights([np.stack([weights.ravel(), 0 * weights.ravel()], axis=1), np.zeros(2)])
+    return model
+
+
+def test_deletion_and_insertion_in_closed_form():
+    model = line_model([[4.0, 3.0, 2.0, 1.0]])
+    samples = kx.Samples(np.ones((1, 1, 4, 1)), [0])
+    perfect = attribution(np.array([[[[4.0], [3.0], [2.0], [1.0]]]]))
+    metric = Faithfulness(steps=4, baseline=0.0)
+    right = kx.metrics.evaluate(model, samples, perfect, [metric])
+    assert right["deletion_logit"] == pytest.approx((5 + 6 + 3 + 1) / 4)  # 10 6 3 1 0
+    assert right["insertion_logit"] == pytest.approx((2 + 5.5 + 8 + 9.5) / 4)  # 0 4 7 9 10
+    probability = 1 / (1 + np.exp(-np.array([10, 6, 3, 1, 0])))
+    assert right["deletion"] == pytest.approx(np.trapezoid(probability) / 4, abs=1e-6)
+    inverted = kx.metrics.evaluate(model, samples, attribution(-perfect.values), [metric])
+    assert inverted["deletion_logit"] == pytest.approx((9.5 + 8 + 5.5 + 2) / 4)  # 10 9 7 4 0
+    assert inverted["insertion_logit"] == pytest.approx((0.5 + 2 + 4.5 + 8) / 4)  # 0 1 3 6 10
+    scaled = kx.metrics.evaluate(model, samples, attribution(1e-3 * perfect.values), [metric])
+    assert scaled == right
+
+
+@pytest.mark.parametrize(("baseline", "steps"), [(0.25, 5), ("mean", 7), ("blur", 16)])
+def test_faithfulness_is_its_twin(random, baseline, steps):
+    net = reference.Mlp((5, 4, 2))
+    images = random.random((2, 5, 4, 2)).astype("float32")
+    samples = kx.Samples(images, [[0, 2]] * 2)
+    values = random.normal(size=(4, 5, 4, 2)).astype("float32")
+    found = attribution(values, targets=[0, 2, 0, 2], rows=[0, 0, 1, 1])
+    scorer = kx.Scorer(net.keras())
+    measured = kx.metrics.measure(scorer, samples, found, [Faithfulness(steps, baseline)]).measures
+    counts = np.rint(np.linspace(0, 20, steps + 1)).astype(int)
+    for r, (row, target) in enumerate(zip(found.rows, found.targets, strict=True)):
+        image = images[row].astype("float64")
+        other = {"mean": np.broadcast_to(image.mean(axis=(0, 1)), image.shape), "blur": blurred(image)}.get(
+            baseline, np.full(image.shape, baseline)
+        )
+
+        def probability(x, target=target):
+            z = np.array([net.score(x, k) for k in range(3)])
+            return (np.exp(z) / np.exp(z).sum())[target]
+
+        for name, start, end in (("deletion", image, other), ("insertion", other, image)):
+            logit = reference.area_under_exchange(
+                lambda x, t=target: net.score(x, t), start, end, values[r].astype("float64"), counts
+            )
+            assert measured[f"{name}_logit"][r] == pytest.approx(logit, rel=1e-4, abs=1e-5)
+            area = reference.area_under_exchange(probability, start, end, values[r].astype("float64"), counts)
+            assert measured[name][r] == pytest.approx(area, rel=1e-4, abs=1e-5)
+    assert scorer.evaluations == 4 * 2 * (steps + 1)
+
+
+def test_pixels_of_equal_value_are_exchanged_in_random_order():
+    weights = np.array([[8.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    samples = kx.Samples(np.ones((1, 1, 6, 1)), [0])
+    constant = attribution(np.ones((1, 1, 6, 1)))
+    areas = [
+        kx.metrics.evaluate(line_model(weights), samples, constant, [Faithfulness(6, 0.0, seed=s)])["deletion_logit"]
+        for s in range(40)
+    ]
+    assert np.mean(areas) == pytest.approx(4, abs=0.8)
+    assert len(set(np.round(areas, 3))) > 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Faithfulness(steps=0), "steps must be at least 1"),
+        (lambda: Faithfulness(baseline="black"), "baseline must be 'blur', 'mean' or a number"),
+        (lambda: Randomization(mode="all"), "mode must be 'cascading' or 'independent'"),
+        (lambda: Randomization(stages=0), "stages must be at least 1"),
+        (lambda: Sensitivity(samples=0), "samples must be at least 1"),
+        (lambda: Sensitivity(radius=0), "radius positive"),
+        (lambda: Stability(repeats=1), "repeats must be at least 2"),
+        (lambda: kx.metrics.resolve("fidelity"), "There is no metric 'fidelity'; known are completeness"),
+        (lambda: kx.metrics.resolve(Faithfulness), "A metric is a name or an object"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(make, message):
+    with pytest.raises(kx.InputError, match=message):
+        make()
+
+
+# Randomization
+
+
+def trained_cnn():
+    """Fitted to say where a bright patch is, so that its layers carry something to be lost."""
+    random = np.random.default_rng(0)
+    labels = np.arange(240) % 3
+    images = random.random((240, 16, 16, 1)).astype("float32") * 0.3
+    for image, label in zip(images, labels, strict=True):
+        row, column = 2 + 4 * label, random.integers(2, 11)
+        image[row : row + 3, column : column + 3] += 0.7
+    model = small_cnn(size=16, normalise=True)
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    history = model.fit(images, labels, epochs=12, batch_size=16, verbose=0)
+    assert history.history["accuracy"][-1] > 0.95
+    return model, kx.Samples(images[:6], labels[:6], background=images[100:110])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return trained_cnn()
+
+
+class Picture:
+    """A method that shows the image and not the model."""
+
+    def explain(self, scorer, samples):
+        values = samples.images - samples.images.mean()
+        return kx.Attribution("picture", values, samples.targets.ravel(), samples.rows, score=[0.0] * len(samples))
+
+
+class WeightsOnly:
+    """A method that shows nothing but the model's topmost kernel, on the image's pixels."""
+
+    def explain(self, scorer, samples):
+        kernel = scorer.model.layers[-1].kernel.numpy()
+        values = np.stack([np.resize(kernel[:, t], samples.images.shape[1:]) for t in samples.targets[:, 0]])
+        return kx.Attribution("kernel", values, samples.targets.ravel(), samples.rows, score=[0.0] * len(samples))
+
+
+def test_a_method_that_ignores_the_model_fails_and_one_that_is_the_model_passes(trained):
+    model, samples = trained
+    ignores, follows = (
+        kx.metrics.evaluate(model, samples, e.explain(kx.Scorer(model), samples), ["randomization"], explainer=e)
+        for e in (Picture(), WeightsOnly())
+    )
+    for name in ("spearman", "spearman_absolute", "ssim"):
+        assert ignores[f"randomization_{name}"] == pytest.approx(1)
+    assert ignores["randomization_passed"] == ignores["randomization_arun"] == 0
+    assert follows["randomization_passed"] == 1
+    assert abs(follows["randomization_spearman"]) < 0.1
+
+
+def test_the_first_stage_turns_the_map_round_and_back(trained):
+    """The map of a linear head is linear in it, so the mean over w and -w is nothing, whatever was drawn."""
+    model, samples = trained
+    found = kx.explain(model, samples, "vanilla")
+    measured = kx.metrics.measure(model, samples, found, ["randomization"], explainer=kx.Saliency()).measures
+    np.testing.assert_allclose(measured["randomization_spearman_stages"][:, 0], 0, atol=1e-6)
+    assert (measured["randomization_spearman_absolute_stages"][:, 0] > 0.1).all()
+    assert measured["randomization_passed"].tolist() == [1.0] * 6
+    guided = kx.explain(model, samples, "guided")
+    measured = kx.metrics.measure(model, samples, guided, ["randomization"], explainer=kx.Saliency("guided")).measures
+    assert (measured["randomization_spearman_stages"][:, 0] > 0.2).all()  # the rule is blind to part of the sign
+
+
+def test_randomization_means_and_verdicts_follow_from_its_stages(trained):
+    model, samples = trained
+    found = kx.explain(model, samples, "vanilla")
+    metric = Randomization(stages=3, seed=4)
+    measured = kx.metrics.measure(model, samples, found, [metric], explainer=kx.Saliency()).measures
+    for name in ("spearman", "spearman_absolute", "ssim"):
+        stages = measured[f"randomization_{name}_stages"]
+        assert stages.shape == (6, 3)
+        np.testing.assert_allclose(measured[f"randomization_{name}"], stages.mean(axis=1))
+    pairs = [ssim(found.values[[i]], found.values[[j]])[0] for i in range(6) for j in range(i)]
+    np.testing.assert_allclose(measured["randomization_ssim_of_images"], np.mean(pairs))
+    arun = measured["randomization_ssim"] < np.mean(pairs)
+    np.testing.assert_array_equal(measured["randomization_arun"], arun)
+    other = kx.metrics.measure(model, samples, found, [Randomization(stages=3, seed=5)], explainer=kx.Saliency())
+    assert (
+        other.measures["randomization_spearman_stages"][:, 1:] != measured["randomization_spearman_stages"][:, 1:]
+    ).all()
+    scaled = dataclasses.replace(found, values=3 * found.values)
+    again = kx.metrics.measure(model, samples, scaled, [metric], explainer=kx.Saliency()).measures
+    np.testing.assert_allclose(again["randomization_spearman"], measured["randomization_spearman"], atol=1e-9)
+
+
+def test_independent_randomization_keeps_the_upper_layers(trained):
+    model, samples = trained
+    seen = []
+
+    class Watching(kx.Saliency):
+        def explain(self, scorer, samples):
+            seen.append([np.array(v.numpy()) for v in scorer.model.weights])
+            return super().explain(scorer, samples)
+
+    found = kx.explain(model, samples, "vanilla")
+    own = [np.array(v.numpy()) for v in model.weights]
+
+    def changed(weights):
+        return [not np.array_equal(a, b) for a, b in zip(own, weights, strict=True)]
+
+    patterns = {}
+    for mode in ("cascading", "independent"):
+        seen.clear()
+        measured = kx.metrics.measure(model, samples, found, [Randomization(mode)], explainer=Watching()).measures
+        assert ("randomization_passed" in measured) == (mode == "cascading")
+        patterns[mode] = [changed(weights) for weights in seen]
+    # Weights in order: convolution, normalisation, convolution, dense; biases restart at nothing and so change too.
+    groups = [len(layer.weights) for layer in model.layers if layer.weights][::-1]
+    assert groups == [2, 2, 4, 2]
+    cascade, alone = (patterns[mode][1:] for mode in ("cascading", "independent"))  # the first is w, then -w
+    for k in range(4):
+        upper, this = sum(groups[:k]), groups[k]
+        reverse_cascade, reverse_alone = cascade[k][::-1], alone[k][::-1]
+        assert any(reverse_cascade[upper : upper + this])
+        assert any(reverse_alone[upper : upper + this])
+        assert not any(reverse_cascade[upper + this :])
+        assert not any(reverse_alone[upper + this :])
+        assert any(reverse_cascade[:upper]) == (k > 0)
+        assert not any(reverse_alone[:upper])
+
+
+class Failing:
+    """Explains once, and fails at the third time, in the middle of the cascade."""
+
+    times = 0
+
+    def explain(self, scorer, samples):
+        Failing.times += 1
+        if Failing.times > 2:
+            raise RuntimeError("out of luck")
+        return kx.Saliency().explain(scorer, samples)
+
+
+@pytest.mark.parametrize("mode", ["cascading", "independent"])
+def test_the_trained_weights_come_back_to_the_bit_also_after_an_error(trained, mode):
+    model, samples = trained
+    model.layers[0].kernel.assign(np.where(np.arange(54).reshape(3, 3, 1, 6) == 5, -0.0, model.layers[0].kernel))
+    before = [v.numpy().tobytes() for v in model.variables]
+    found = kx.explain(model, samples, "vanilla")
+    kx.metrics.measure(model, samples, found, [Randomization(mode)], explainer=kx.Saliency())
+    assert [v.numpy().tobytes() for v in model.variables] == before
+    Failing.times = 0
+    with pytest.raises(RuntimeError, match="out of luck"):
+        kx.metrics.measure(model, samples, found, [Randomization(mode)], explainer=Failing())
+    assert Failing.times == 3
+    assert [v.numpy().tobytes() for v in model.variables] == before
+
+
+def test_new_values_have_the_spread_of_the_initializers_and_differ(trained):
+    model, _ = trained
+    dense = model.layers[-1]
+    before = [np.array(v.numpy()) for v in dense.weights]
+    drawn = []
+    try:
+        for seed in (0, 1, 0):
+            kx.metrics.randomization.reinitialize(dense, [seed, 0])
+            drawn.append(np.array(dense.kernel.numpy()))
+    finally:
+        for variable, value in zip(dense.weights, before, strict=True):
+            variable.assign(value)
+    assert np.array_equal(drawn[0], drawn[2])
+    assert abs(np.corrcoef(drawn[0].ravel(), drawn[1].ravel())[0, 1]) < 0.15
+    assert np.std(drawn) == pytest.approx(0.5, rel=0.1)  # RandomNormal(0, 0.5)
+
+
+def test_stages_open_nested_models_from_the_output_downwards():
+    inner = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3, name="a"), layers.Conv2D(2, 3, name="b")])
+    model = keras.Sequential([keras.Input((8, 8, 1)), inner, layers.Flatten(), layers.Dense(2, name="c")])
+    assert [[layer.name for layer in group] for group in stages_of(model, 8)] == [["c"], ["b"], ["a"]]
+    assert [[layer.name for layer in group] for group in stages_of(model, 2)] == [["c"], ["b", "a"]]
+    assert [[layer.name for layer in group] for group in stages_of(model, 1)] == [["c", "b", "a"]]
+    assert sum(len(own_weights(layer)) for group in stages_of(model, 8) for layer in group) == len(model.weights)
+    with pytest.raises(kx.InputError, match="no weights that could be randomized"):
+        stages_of(keras.Sequential([keras.Input((4,)), layers.Activation("softmax")]), 8)
+
+
+# Sensitivity and stability
+
+
+class Squares:
+    """x^2 times the weights of the class, which moves with the image."""
+
+    def explain(self, scorer, samples):
+        weights = scorer.model.layers[-1].kernel.numpy()[:, samples.targets[:, 0]].T
+        values = samples.images**2 * weights.reshape(samples.images.shape)
+        return kx.Attribution("squares", values, samples.targets.ravel(), samples.rows, score=[0.0] * len(samples))
+
+
+def test_sensitivity_of_a_constant_is_nothing_and_of_the_image_itself_is_that_of_the_noise(random):
+    samples = kx.Samples(random.random((2, 8, 8, 1)), [0, 1], value_range=(0, 2))
+    model = small_cnn()
+    constant = WeightsOnly()
+    found = constant.explain(kx.Scorer(model), samples)
+    assert kx.metrics.evaluate(model, samples, found, ["sensitivity"], explainer=constant)["max_sensitivity"] == 0
+
+    class Image:
+        def explain(self, scorer, samples):
+            return kx.Attribution("image", samples.images, samples.targets.ravel(), samples.rows, score=[0.0] * 2)
+
+    found = Image().explain(None, samples)
+    measured = kx.metrics.measure(model, samples, found, [Sensitivity(3, 0.1, seed=1)], explainer=Image())
+    noise = np.random.default_rng(1).uniform(-0.2, 0.2, (3, 2, 8, 8, 1))
+    norms = np.linalg.norm(noise.reshape(3, 2, -1), axis=2) / np.linalg.norm(samples.images.reshape(2, -1), axis=1)
+    np.testing.assert_allclose(measured.measures["max_sensitivity"], norms.max(axis=0), rtol=1e-5)
+    smaller = kx.metrics.measure(model, samples, found, [Sensitivity(3, 0.05, seed=1)], explainer=Image())
+    np.testing.assert_allclose(2 * smaller.measures["max_sensitivity"], norms.max(axis=0), rtol=1e-5)
+
+
+def test_stability_indices_in_small_numbers():
+    same = np.tile([3, 1, 4], (5, 1))
+    assert variables_stability(same) == 100
+    assert variables_stability(np.array([[0, 1], [2, 3], [4, 5]])) == 0
+    assert variables_stability(np.array([[0, 1], [0, 2], [0, 1]])) == pytest.approx(100 * (0.5 + 1 + 0.5) / 3)
+    errors = np.full((3, 2), 0.5)  # intervals reach 0.98 to each side
+    weights = np.array([[0.0, 0.0], [1.9, 0.0], [3.9, 0.0]])
+    chosen = np.array([[0, 1], [0, 1], [0, 1]])
+    assert coefficients_stability(chosen, weights, errors) == pytest.approx(100 * np.mean([1 / 3, 1]))
+    assert coefficients_stability(chosen, weights * 10, errors) == pytest.approx(50)
+    assert np.isnan(coefficients_stability(np.array([[0], [1], [2]]), np.zeros((3, 3)), np.ones((3, 3))))
+
+
+def test_the_errors_of_limes_weights_are_those_written_out(random):
+    samples = kx.Samples(random.random((1, 8, 8, 1)), [1])
     model = kx.Scorer(small_cnn())
+    lime = kx.Lime(40, lambda image: np.arange(64).reshape(8, 8) // 8, hide=0.0)
+    found = kx.explain(model, samples, lime)
+    present = lime._subsets(8).astype("float64")
+    image = samples.images[0]
+    segments = np.arange(64).reshape(8, 8) // 8
+    logits = model.logits(np.stack([image * row[segments][..., None] for row in present]).astype("float32"))[:, 1]
+    fit = lime.explanations[0]
+    weights = found.details["weights"][0]
+    residual = logits - fit.intercept[1] - present @ weights
+    weight = kernel(1 - np.sqrt(present.mean(axis=1)))
+    np.testing.assert_allclose(
+        found.details["weight_error"][0], reference.ridge_errors(present, weight, residual), rtol=1e-4
+    )
+    few = kx.explain(model, samples, kx.Lime(8, lambda image: segments, hide=0.0))
+    assert np.isnan(few.details["weight_error"]).all()
+
+
+def test_limes_stability_rises_with_its_samples(random):
+    samples = kx.Samples(random.random((2, 8, 8, 1)), [[0, 1]] * 2)
+    model = kx.Scorer(small_cnn())
+    numbers = {}
+    for count in (20, 2000):
+        lime = kx.Lime(count, lambda image: np.arange(64).reshape(8, 8) // 4, hide=0.0)
+        found = kx.explain(model, samples, lime)
+        before = model.evaluations
+        measured = kx.metrics.measure(model, samples, found, [Stability(repeats=4)], explainer=lime).measures
+        assert model.evaluations - before == 2 * 4 * count
+        assert measured["vsi"].shape == (4,)
+        numbers[count] = measured["vsi"].mean()
+    assert numbers[2000] > numbers[20] + 10
+    saliency = kx.explain(model, samples, "vanilla")
+    assert kx.metrics.evaluate(model, samples, saliency, ["stability"], explainer=kx.Saliency()) == {}
+
+
+def test_stability_keeps_the_superpixels(random):
+    """With random superpixels in every call, nothing else would be comparable."""
+    samples = kx.Samples(random.random((1, 8, 8, 1)), [0])
+    calls = []
+
+    def segmentation(image):
+        calls.append(1)
+        return np.random.default_rng(len(calls)).integers(0, 8, (8, 8))
+
+    model, lime = kx.Scorer(small_cnn()), kx.Lime(500, segmentation, hide=0.0)
+    found = kx.explain(model, samples, lime)
+    vsi = kx.metrics.evaluate(model, samples, found, [Stability(repeats=3, features=2)], explainer=lime)["vsi"]
+    assert len(calls) == 1
+    assert vsi == 100
+
+
+# Together
+
+
+def test_evaluate_averages_what_is_defined(random):
+    images = random.random((2, 8, 8, 1)).astype("float32")
     roi = np.zeros((2, 8, 8), bool)
     roi[0, :4] = True
+    samples = kx.Samples(images, [[0, 1]] * 2, background=images, roi=roi)
+    model = kx.Scorer(small_cnn())
     found = kx.explain(model, samples, kx.GradientShap(samples=9))
-    numbers = kx.metrics.evaluate(model, samples, found, roi)
-    assert numbers.keys() == {
-        "completeness_error",
-        "relative_completeness_error",
-        "mean_standard_error",
-        "relevance_mass",
-    }
+    numbers = kx.metrics.evaluate(model, samples, found)
     assert numbers["completeness_error"] == pytest.approx(found.completeness_error.mean())
     assert numbers["relative_completeness_error"] == pytest.approx(found.relative_completeness_error.mean())
-    assert numbers["mean_standard_error"] == pytest.approx(found.standard_error.mean())
+    errors = np.sqrt((found.standard_error.astype("float64") ** 2).sum(axis=(1, 2, 3)))
+    assert numbers["standard_error"] == pytest.approx(errors.mean())
     # The second sample has no finding and does not count.
-    assert numbers["relevance_mass"] == pytest.approx(relevance_mass(found.values[:2], roi[[0, 0]]).mean())
+    for metric in LOCALIZATION:
+        assert numbers[metric.__name__] == pytest.approx(metric(found.values[:2], roi[[0, 0]]).mean())
+    assert numbers["roi_area"] == 0.5
+    magnitude = kx.metrics.evaluate(model, samples, found, [kx.metrics.Localization(absolute=True)])
+    flat = np.abs(found.flat[:2])[..., None]
+    assert magnitude["auprc"] == pytest.approx(auprc(flat, roi[[0, 0]]).mean())
     lime = kx.explain(model, samples, kx.Lime(12, lambda x: np.arange(64).reshape(8, 8) // 16))
-    numbers = kx.metrics.evaluate(model, samples, lime)
-    assert numbers == {
+    assert kx.metrics.evaluate(model, samples, lime, ["completeness"]) == {
         "r2": pytest.approx(lime.details["r2"].mean()),
         "effect": pytest.approx(lime.details["effect"].mean()),
     }
-    assert kx.metrics.evaluate(model, samples, kx.explain(model, samples, "vanilla")) == {}
-    with pytest.raises(kx.InputError, match=r"roi has shape \(2, 4, 4\)"):
-        kx.metrics.evaluate(model, samples, found, roi[:, :4, :4])
+    vanilla = kx.explain(model, samples, "vanilla")
+    assert kx.metrics.evaluate(model, samples, vanilla, ["completeness"]) == {}
+    left = kx.metrics.Border(foreground=lambda image: np.arange(64).reshape(8, 8) % 8 < 2)
+    assert kx.metrics.evaluate(model, samples, vanilla, [left])["border_area"] == 0.75
+    nothing = dataclasses.replace(samples, roi=np.zeros((2, 8, 8)))
+    assert np.isnan(kx.metrics.evaluate(model, nothing, vanilla, ["localization"])["auprc"])
+    unknown = dataclasses.replace(samples, roi=np.zeros((0, 8, 8)))
+    assert kx.metrics.evaluate(model, unknown, vanilla, ["localization"]) == {}
+
+
+def test_what_does_not_fit_is_named(random):
+    samples = kx.Samples(random.random((1, 8, 8, 1)), [0])
+    model = kx.Scorer(small_cnn())
+    found = kx.explain(model, samples, "vanilla")
+    with pytest.raises(kx.InputError, match="The randomization test explains again: give it the explainer"):
+        kx.metrics.evaluate(model, samples, found, ["randomization"])
+    with pytest.raises(kx.InputError, match="Max-sensitivity explains again: give it the explainer"):
+        kx.metrics.evaluate(model, samples, found, ["sensitivity"])
+    with pytest.raises(kx.InputError, match="metrics must be a list"):
+        kx.metrics.evaluate(model, samples, found, "border")
+    with pytest.raises(kx.InputError, match="The vanilla maps are not of these samples"):
+        kx.metrics.evaluate(model, kx.Samples(np.zeros((1, 4, 4, 1)), [0]), found)
+
+
+def test_a_failing_metric_is_told_and_the_others_are_done(random):
+    samples = kx.Samples(random.random((1, 8, 8, 1)), [0])
+    found = kx.explain(small_cnn(), samples, "vanilla")
+    told = []
+    measured = kx.metrics.measure(
+        small_cnn(), samples, found, ["randomization", "border"], failed=lambda metric, error: told.append(metric)
+    )
+    assert [type(metric) for metric in told] == [Randomization]
+    assert set(measured.measures) == {"border_share", "border_area"}
+
+
+def test_each_metric_takes_the_evaluations_that_it_states(trained):
+    model, samples = trained
+    scorer = kx.Scorer(model)
+    explainer = kx.IntegratedGradients(steps=8)
+    found = kx.explain(scorer, samples, explainer)
+    one_map = 8 + 2  # the image's score, the baseline's of all images: at most
+    stated = {
+        **dict.fromkeys(("completeness", "localization", "border", "agreement", "drift"), 0),
+        "faithfulness": 6 * 2 * 17,
+        "randomization": (4 + 1) * 6 * one_map,
+        "sensitivity": 10 * 6 * one_map,
+    }
+    for name, evaluations in stated.items():
+        before = scorer.evaluations
+        kx.metrics.measure(scorer, samples, found, [name], explainer=explainer)
+        assert 0.8 * evaluations <= scorer.evaluations - before <= evaluations, name
+
+
+def test_the_default_metrics_add_less_than_a_tenth_to_a_round(tmp_path):
+    """The last round, in which they take most, of the default methods."""
+    model, samples = trained_cnn()
+    images, labels = samples.images, samples.targets.ravel()
+    callback = ExplanationCallback(
+        (images, labels), tracker=kx.DirectoryTracker(tmp_path), frequency=1, on_error="raise", images_per_class=2
+    )
+    model.fit(images, labels, epochs=1, verbose=0, callbacks=[callback])
+    spent = callback.latest.evaluations
+    measuring = sum(count for name, count in spent.items() if name.startswith("measuring"))
+    explaining = sum(count for name, count in spent.items() if not name.startswith("measuring"))
+    assert 0 < measuring < 0.1 * explaining
+    assert "val_explain_vanilla_randomization_passed" in callback.latest.numbers
+    assert "val_explain_lime_randomization_passed" not in callback.latest.numbers
+
+
+# Quantus
+
+
+@pytest.fixture(scope="module")
+def quantus():
+    """What Quantus says of known maps, see quantus_values.py; images as channels last."""
+    with np.load(Path(__file__).parent / "data" / "quantus.npz") as file:
+        found = dict(file)
+    for name in ("images", "maps", "squared"):
+        found[name] = np.moveaxis(found[name], 1, -1)
+    found["roi"] = found["roi"][:, 0]
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(3, "softmax", use_bias=False)])
+    model.set_weights([found["weights"]])
+    return kx.Scorer(model), kx.Samples(found["images"], found["targets"], value_range=(0, 1)), found
+
+
+def test_localization_agrees_with_quantus(quantus):
+    _, _, found = quantus
+    for metric in (pointing_game, relevance_mass, relevance_rank):
+        np.testing.assert_allclose(metric(found["maps"], found["roi"]), found[metric.__name__], rtol=1e-5)
+    np.testing.assert_allclose(spearman(found["maps"], found["squared"]), found["spearman"])
+
+
+def test_deletion_agrees_with_quantus(quantus):
+    scorer, samples, found = quantus
+    maps = attribution(found["maps"], targets=found["targets"])
+    measured = kx.metrics.measure(scorer, samples, maps, [Faithfulness(16, baseline=0.0)]).measures["deletion"]
+    probability = scorer.head(samples.images).probabilities(scorer.logits(samples.images))
+    start = probability[np.arange(6), found["targets"]]
+    # Quantus lists the probabilities after each step, not the one before the first.
+    expected = np.trapezoid(np.concatenate([start[:, None], found["deletion"]], axis=1), dx=1 / 16)
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
+
+
+def test_max_sensitivity_agrees_with_quantus(quantus):
+    scorer, samples, found = quantus
+    squares = Squares().explain(scorer, samples)
+    np.testing.assert_allclose(squares.values, found["squared"], rtol=1e-6)
+    measured = kx.metrics.measure(scorer, samples, squares, ["sensitivity"], explainer=Squares()).measures
+    np.testing.assert_allclose(measured["max_sensitivity"], found["max_sensitivity"], rtol=1e-4)
+
+
+def test_where_quantus_is_wrong(quantus):
+    scorer, samples, found = quantus
+    exact = kx.explain(scorer, samples, kx.IntegratedGradients(4))
+    assert (exact.completeness_error < 1e-5).all()
+    assert not found["completeness"].any()  # it compares floats with ==
+    assert found["pointing_game_empty"].all()  # an empty region is hit
+    assert np.isnan(pointing_game(found["maps"], np.zeros_like(found["roi"]))).all()
+    assert found["relevance_mass_signed"].min() < 0  # a share that is negative

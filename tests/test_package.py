@@ -31,8 +31,9 @@ ROOMS = {
     "gradients": {"activations", "errors", "outputs", "rules", "gradients"},
     "selection": {"errors", "records", "outputs", "observer", "gradients"},
     "explainers": {"errors", "records", "rules", "observer", "gradients", "selection", "explainers"},
-    "metrics": {"errors", "records", "gradients", "metrics"},
-    "figures": {"errors", "records"},
+    "metrics": {"errors", "records", "observer", "gradients", "explainers", "metrics"},
+    "verdicts": {"records"},
+    "figures": {"errors", "records", "verdicts"},
     "tracking": {"errors"},
     "datasets": {"errors", "datasets"},
 }
@@ -45,7 +46,8 @@ OWNERS = {
     "matplotlib": {"figures"},
     "lime": {"explainers"},
     "shap": {"records"},
-    "skimage": {"explainers"},
+    "skimage": {"explainers", "metrics", "datasets"},
+    "sklearn": {"metrics"},
     "tqdm": {"callbacks"},
     "PIL": {"tracking", "datasets"},
 }
@@ -88,7 +90,7 @@ before = set(sys.modules)
 start = time.perf_counter()
 import keras_explain, keras_explain.callbacks
 print(time.perf_counter() - start)
-heavy = {"matplotlib", "mlflow", "lime", "shap", "skimage", "scipy", "tqdm", "tf_keras_vis", "PIL", "click"}
+heavy = {"matplotlib", "mlflow", "lime", "shap", "skimage", "sklearn", "scipy", "tqdm", "tf_keras_vis", "PIL", "click"}
 print(sorted(heavy & (set(sys.modules) - before)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -97,7 +99,7 @@ print(sorted(heavy & (set(sys.modules) - before)))
     assert loaded == "[]"
 
 
-@pytest.mark.parametrize("library", ["mlflow", "shap", "lime", "skimage"])
+@pytest.mark.parametrize("library", ["mlflow", "shap", "lime", "skimage", "sklearn"])
 def test_a_missing_library_says_what_to_install(library):
     code = f"""
 import sys, numpy as np, keras
@@ -109,6 +111,7 @@ calls = {{
     "shap": lambda: kx.explain(model, np.ones((1, 8, 8, 1)), "vanilla").to_shap(),
     "lime": lambda: kx.explain(model, np.ones((1, 8, 8, 1)), kx.Lime(4, lambda x: np.zeros((8, 8)))),
     "skimage": lambda: kx.explain(model, np.ones((1, 8, 8, 1)), kx.Lime(4)),
+    "sklearn": lambda: kx.metrics.auprc(np.ones((1, 8, 8, 1)), np.ones((1, 8, 8))),
 }}
 try:
     calls[{library!r}]()
@@ -116,7 +119,7 @@ except kx.MissingExtra as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    name = "scikit-image" if library == "skimage" else library
+    name = {"skimage": "scikit-image", "sklearn": "scikit-learn"}.get(library, library)
     assert f"pip install {name}" in done.stdout
 
 

@@ -20,6 +20,7 @@ def some_samples(n=3):
         class_names=["a", "b ö", "c"],
         background=random.random((2, 8, 8, 1)),
         value_range=(-1.0, 2.0),
+        roi=random.random((3, 8, 8)) < 0.2,
         missing=((4, 2),),
         accuracy=0.75,
     )
@@ -31,6 +32,7 @@ def test_a_round_survives_the_disk(tmp_path):
     lime = kx.Lime(10, lambda x: np.arange(64).reshape(8, 8) // 16)
     methods = [kx.Saliency(), kx.Saliency(), kx.GradientShap(samples=5), lime]
     attributions = [kx.explain(scorer, samples, method) for method in methods]
+    attributions[0] = kx.metrics.measure(scorer, samples, attributions[0], ["border", "localization"])
     kx.save_round(tmp_path / "epoch_0003", samples, attributions, {"epoch": 3})
     again, found, settings = kx.load_round(tmp_path / "epoch_0003")
     assert settings == {"epoch": 3}
@@ -40,9 +42,11 @@ def test_a_round_survives_the_disk(tmp_path):
     for one, other in zip(found, attributions, strict=True):
         for name in ("values", "targets", "rows", "score", "base_score", "standard_error", "unit"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-        assert one.details.keys() == other.details.keys()
-        for name, array in other.details.items():
-            np.testing.assert_array_equal(one.details[name], array)
+        for group in ("details", "measures"):
+            assert getattr(one, group).keys() == getattr(other, group).keys()
+            for name, array in getattr(other, group).items():
+                np.testing.assert_array_equal(getattr(one, group)[name], array)
+    assert len(found[0].measures) == 8
     np.testing.assert_array_equal(found[2].completeness_error, attributions[2].completeness_error)
 
 
@@ -77,7 +81,9 @@ def test_a_part_of_the_samples_keeps_what_belongs_to_it():
 
 def test_the_rows_of_one_sample():
     found = kx.explain(small_cnn(), some_samples(), "vanilla")
+    found = dataclasses.replace(found, measures={"auprc": np.arange(6.0)})
     part = found.of(1)
+    assert part.measures["auprc"].tolist() == [2, 3]
     np.testing.assert_array_equal(part.values, found.values[2:4])
     assert part.targets.tolist() == [0, 1]
     assert part.rows.tolist() == [0, 0]
@@ -111,6 +117,8 @@ def test_samples_that_do_not_fit_are_named(change, message):
         ({"score": [1.0]}, "score has 1 entries for 2 maps"),
         ({"standard_error": np.zeros((1, 3))}, "standard_error has 1 entries"),
         ({"values": np.array([[1.0], [np.inf]])}, "not finite"),
+        ({"details": {"r2": [0.5]}}, r"details\['r2'\] has shape \(1,\) for 2 maps"),
+        ({"measures": {"auprc": 0.5}}, r"measures\['auprc'\] has shape \(\) for 2 maps"),
     ],
 )
 def test_attributions_that_do_not_fit_are_named(change, message):

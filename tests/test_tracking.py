@@ -65,7 +65,7 @@ def test_rounds_go_into_the_active_run_at_their_step(server, tmp_path):
         panels = {f"{folder}/{label}-{name}.png" for label, name in enumerate(["normal", PLAIN, "_etc"])}
         assert panels <= set(found)
         images = [name for name in found if name.startswith("images/") and f"+step+{epoch}+" in name]
-        assert len(images) == 2 * 3  # a picture and a thumbnail for each class
+        assert len(images) == 2 * 4  # a picture and a thumbnail for each class and for the curves
         for metric, value in settings["numbers"].items():
             steps = {m.step: m.value for m in server.get_metric_history(run_id, metric)}
             assert steps[epoch] == pytest.approx(value), metric
@@ -191,13 +191,13 @@ def test_the_ui_shows_the_pictures_with_a_step_slider(server, mlflow_server, tmp
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
         page = browser.new_page(viewport={"width": 1500, "height": 1100})
         page.goto(address)
-        for name in ("0-normal", "1-benign", "2-malignant"):
+        for name in ("0-normal", "1-benign", "2-malignant", "over_training"):
             page.get_by_text(f"explanations/{name}").first.wait_for(timeout=60_000)
-        page.locator("img[src*='images']").nth(2).wait_for(timeout=60_000)
+        page.locator("img[src*='images']").nth(3).wait_for(timeout=60_000)
         pictures = page.locator("img[src*='images']")
-        assert pictures.count() == 3
-        assert all(f"step%2B{0}%2B" in pictures.nth(i).get_attribute("src") for i in range(3))
-        assert all(pictures.nth(i).evaluate("image => image.complete && image.naturalWidth > 100") for i in range(3))
+        assert pictures.count() == 4  # three classes and the curves
+        assert all(f"step%2B{0}%2B" in pictures.nth(i).get_attribute("src") for i in range(4))
+        assert all(pictures.nth(i).evaluate("image => image.complete && image.naturalWidth > 100") for i in range(4))
         slider = page.locator("[role=slider]").first
         assert slider.get_attribute("aria-valuemax") == "4"
         slider.focus()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shutil
 import tempfile
@@ -14,7 +15,8 @@ from typing import Any
 
 import keras
 
-from keras_explain.engine import Round, explain_round, versions, write_round
+from keras_explain import metrics as quality
+from keras_explain.engine import History, Round, explain_round, finite, measure_round, versions, write_round
 from keras_explain.errors import ExplanationWarning, InputError
 from keras_explain.explainers import Explainer, resolve
 from keras_explain.gradients import Scorer
@@ -35,12 +37,16 @@ class ExplanationCallback(keras.callbacks.Callback):
 
     The numbers of a round (`val_explain_<method>_<metric>`) are put into `logs`, so callbacks that stand after this
     one in the list (`EarlyStopping`, `ModelCheckpoint`, `CSVLogger`, ...) can use them in the epochs that are
-    explained. Put `SwapEMAWeights(swap_on_epoch=True)` and the like before it, so that the weights explained are those
+    explained; a number that is not defined, such as the localization of images without a finding, is NaN there. Put `SwapEMAWeights(swap_on_epoch=True)` and the like before it, so that the weights explained are those
     evaluated.
 
     Args:
         validation_data: what `model.fit(validation_data=...)` takes, see `keras_explain.select`.
         explainers: names of methods, or explainer objects.
+        metrics: what is measured of each explanation, names or objects of `keras_explain.metrics`. Those that explain
+            again (`when="last"`) are measured in the last round only. None is completeness, localization, border,
+            agreement and drift, which evaluate no model, and at the end the randomization test of those methods that
+            take few evaluations.
         class_names: names of the model's outputs.
         class_map: data-set class -> model output, see `keras_explain.ClassMap`; classes left out are not explained.
         images_per_class: how many images of each class.
@@ -52,6 +58,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         tracker: where rounds go; None is `MlflowTracker()`.
         value_range: (lowest, highest) pixel that the model was trained on; images outside are refused.
         output: name of the explained output, where the model has several.
+        roi: where the findings are, for the localization and the outline in the figures, see `keras_explain.select`.
         seed: of the background, of GradientShap, SmoothGrad and LIME.
         on_error: `"warn"` turns whatever goes wrong into an `ExplanationWarning` and training goes on; `"raise"` lets
             it end the training.
@@ -82,6 +89,7 @@ class ExplanationCallback(keras.callbacks.Callback):
             "lime",
             "gradient_shap",
         ),
+        metrics: Sequence[str | quality.Metric] | None = None,
         class_names: Sequence[str] = (),
         class_map: Any = None,
         images_per_class: int = 1,
@@ -92,6 +100,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         tracker: Tracker | None = None,
         value_range: tuple[float, float] | None = None,
         output: str | None = None,
+        roi: Any = None,
         seed: int = 0,
         on_error: str = "warn",
     ):
@@ -106,10 +115,13 @@ class ExplanationCallback(keras.callbacks.Callback):
             raise InputError(f"on_error must be 'warn' or 'raise'; got {on_error!r}.")
         if isinstance(explainers, str) or not len(explainers):
             raise InputError(f"explainers must be a list of names or objects, at least one; got {explainers!r}.")
+        if isinstance(metrics, str):
+            raise InputError(f"metrics must be a list of names or objects; got {metrics!r}.")
         if tracker is not None and not isinstance(tracker, Tracker):
             raise InputError(f"tracker must have start, log_round and finish; got {type(tracker).__name__}.")
         self.validation_data = validation_data
         self.explainers = _all_named(explainers, seed)
+        self.metrics = [quality.resolve(metric) for metric in (quality.default() if metrics is None else metrics)]
         self.tracker = MlflowTracker() if tracker is None else tracker
         self.frequency, self.max_overhead, self.on_error = frequency, max_overhead, on_error
         self.selecting: dict[str, Any] = {
@@ -119,6 +131,7 @@ class ExplanationCallback(keras.callbacks.Callback):
             "candidates": candidates,
             "background": background,
             "value_range": value_range,
+            "roi": roi,
             "seed": seed,
         }
         self._output = output
@@ -130,6 +143,7 @@ class ExplanationCallback(keras.callbacks.Callback):
 
     def _begin_fit(self) -> None:
         self.latest: Round | None = None
+        self._history, self._complete = History(), True
         self._explained = self._last = -1
         self._clock, self._spent, self._cost, self._epochs = time.perf_counter(), 0.0, 0.0, 0
 
@@ -144,12 +158,14 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._last, self._epochs = epoch, self._epochs + 1
         is_last = epoch + 1 == self.params.get("epochs") or model.stop_training
         if (is_last or epoch % self.frequency == 0) and self._affordable(epoch, is_last):
-            self._round(model, epoch, {} if logs is None else logs)
+            self._round(model, epoch, {} if logs is None else logs, is_last)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Explain the last epoch if fit ended early, wait for what is still being logged, and close the tracker."""
         if self._last >= 0 and self._explained != self._last and self._affordable(self._last, is_last=True):
-            self._round(self.model, self._last, {})
+            self._round(self.model, self._last, {}, is_last=True)
+        elif self._explained == self._last and not self._complete:
+            self._guarded(f"measuring epoch {self._last + 1}", self._measure_last)
         self._close()
 
     def _close(self) -> None:
@@ -176,15 +192,15 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._say(f"epoch {epoch + 1} is not explained: a round of {self._cost:.1f} s would exceed max_overhead.")
         return False
 
-    def _round(self, model: keras.Model, epoch: int, logs: dict[str, Any]) -> None:
+    def _round(self, model: keras.Model, epoch: int, logs: dict[str, Any], is_last: bool) -> None:
         begun = time.perf_counter()
         self._settle()
-        self._guarded(f"the round of epoch {epoch + 1}", lambda: self._explain(model, epoch, logs))
+        self._guarded(f"the round of epoch {epoch + 1}", lambda: self._explain(model, epoch, logs, is_last))
         self._explained = epoch
         self._cost = time.perf_counter() - begun
         self._spent += self._cost
 
-    def _explain(self, model: keras.Model, epoch: int, logs: dict[str, Any]) -> None:
+    def _explain(self, model: keras.Model, epoch: int, logs: dict[str, Any], is_last: bool) -> None:
         if self._scorer is None or self._scorer.model is not model:
             self._scorer = Scorer(model, self._output)
         if not self._started:
@@ -199,19 +215,35 @@ class ExplanationCallback(keras.callbacks.Callback):
                 bar.update()
                 bar.set_description(f"epoch {epoch + 1}: {name}")
 
-            found = explain_round(self._scorer, samples, self.explainers, self._failed, advance)
-        self.latest = found
+            due = [metric for metric in self.metrics if is_last or metric.when == "round"]
+            found = explain_round(
+                self._scorer, samples, self.explainers, due, self.latest, self._failed, advance
+            )
+        self.latest, self._complete = found, len(due) == len(self.metrics)
         logs.update(found.numbers)
+        self._hand_over(found, epoch)
+
+    def _measure_last(self) -> None:
+        """Another callback has ended the training after the round: measure what is due at the end, and log it again."""
+        found, scorer = self.latest, self._scorer
+        if found is not None and scorer is not None:
+            self._settle()  # the round may still be being drawn
+            due = [metric for metric in self.metrics if metric.when == "last"]
+            measure_round(scorer, found, self.explainers, due, None, self._failed)
+            self._hand_over(found, self._last)
+
+    def _hand_over(self, found: Round, epoch: int) -> None:
+        self._history.add(epoch, found)
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "keras-explain")
-        self._pending = self._worker.submit(self._publish, found, epoch)
+        self._pending = self._worker.submit(self._publish, found, copy.deepcopy(self._history), epoch)
 
-    def _publish(self, found: Round, epoch: int) -> None:
+    def _publish(self, found: Round, history: History, epoch: int) -> None:
         """Draw and log a round; runs on the background thread."""
         folder = Path(tempfile.mkdtemp(prefix="keras-explain-"))
         try:
-            write_round(folder, found, f"epoch {epoch + 1}", {**self._settings(), "epoch": epoch})
-            self.tracker.log_round(epoch, folder, found.numbers)
+            write_round(folder, found, history, f"epoch {epoch + 1}", {**self._settings(), "epoch": epoch})
+            self.tracker.log_round(epoch, folder, finite(found.numbers))
         except Exception as error:
             raise RuntimeError(f"{type(error).__name__}: {error} (what was computed is kept in {folder})") from error
         shutil.rmtree(folder)
@@ -247,7 +279,10 @@ class ExplanationCallback(keras.callbacks.Callback):
     def _settings(self) -> dict[str, Any]:
         methods = {name: repr(explainer) for name, explainer in self.explainers}
         chosen = {**self.selecting, "class_map": self.selecting["class_map"].as_text()}
-        return {**chosen, "explainers": methods, "frequency": self.frequency, "max_overhead": self.max_overhead}
+        chosen["roi"] = "given" if self.selecting["roi"] is not None else None
+        metrics = list(map(repr, self.metrics))
+        rest = {"frequency": self.frequency, "max_overhead": self.max_overhead}
+        return {**chosen, "explainers": methods, "metrics": metrics, **rest}
 
     def _warn(self, words: str) -> None:
         warnings.warn(f"keras_explain: {words}", ExplanationWarning, stacklevel=2)

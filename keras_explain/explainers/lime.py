@@ -27,6 +27,42 @@ def partly_hidden(present: Any, segments: Any, image: Any, hidden: Any) -> Any:
     return shown * image[None] + (1.0 - shown) * hidden[None]
 
 
+def kernel(distance: np.ndarray) -> np.ndarray:
+    """lime's weight of a subset at cosine distance d from the whole image, sqrt(exp(-d^2 / 0.25^2))."""
+    return np.asarray(np.sqrt(np.exp(-(distance**2) / _KERNEL_WIDTH**2)))
+
+
+def ridge_error(present: np.ndarray, weight: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """Standard errors of the ridge coefficients, from the roots of the diagonal of
+
+        s^2 (X'WX + I)^-1 X'WX (X'WX + I)^-1,   s^2 = residual' W residual / (n - p)
+
+    Args:
+        present: (n, p) subsets X, which are centred by their weighted mean.
+        weight: (n,) diagonal of W.
+        residual: (n,) logits less those of the surrogate.
+
+    Returns:
+        (p,) in logits; NaN where there are no more subsets than superpixels.
+    """
+    n, p = present.shape
+    if n <= p:
+        return np.full(p, np.nan)
+    centred = present - np.average(present, axis=0, weights=weight)
+    gram = centred.T @ (weight[:, None] * centred)
+    inverse = np.linalg.inv(gram + np.eye(p))
+    variance = (weight * residual**2).sum() / (n - p)
+    return np.asarray(np.sqrt(variance * np.diag(inverse @ gram @ inverse).clip(0)))
+
+
+def blurred(image: np.ndarray) -> np.ndarray:
+    """The image (*shape, channels) blurred with a standard deviation of a tenth of its shorter side."""
+    from scipy.ndimage import gaussian_filter
+
+    sigma = min(image.shape[:-1]) / 10
+    return np.asarray(gaussian_filter(image, [sigma] * (image.ndim - 1) + [0]))
+
+
 @dataclass
 class Lime:
     """Weights of superpixels in a linear surrogate of the class logit around one image.
@@ -46,9 +82,10 @@ class Lime:
         seed: of the segmentation and the subsets.
 
     After `explain`, `explanations` holds one `lime.lime_image.ImageExplanation` for each image, and the attribution's
-    `details` hold `segments`, `weights` (padded with NaN), the surrogate's weighted `r2` and `effect`, the standard
-    deviation of the logit over the subsets. A low R2 says that the weights do not describe the model; a low effect,
-    that hiding changes nothing: below 1e-4 of the score `r2` is NaN and a warning names the images.
+    `details` hold `segments`, `weights` and their standard errors `weight_error` (padded with NaN), the surrogate's
+    weighted `r2` and `effect`, the standard deviation of the logit over the subsets. A low R2 says that the weights do
+    not describe the model; a low effect, that hiding changes nothing: below 1e-4 of the score `r2` is NaN and a warning
+    names the images.
 
     Raises:
         InputError: fewer than two samples, an unknown segmentation or way to hide.
@@ -84,7 +121,7 @@ class Lime:
     def explain(self, scorer: Scorer, samples: Samples) -> Attribution:
         """One map for each image and target."""
         self.explanations = []
-        values, weights, scores, r2, effect, maps = [], [], [], [], [], []
+        values, weights, errors, scores, r2, effect, maps = [], [], [], [], [], [], []
         unmoved: dict[str, float] = {}
         for i in range(len(samples)):
             image, targets = samples.images[i], samples.targets[i]
@@ -94,13 +131,14 @@ class Lime:
             logits = scorer.evaluate(partly_hidden, [present], [segments, image, hidden])
             explanation, fits = self._surrogate(image, segments, present, logits, targets)
             self.explanations.append(explanation)
-            for target, (weight, fit) in zip(targets, fits, strict=True):
+            for target, (weight, error, fit) in zip(targets, fits, strict=True):
                 spread = float(logits[:, target].std())
                 if spread <= _NO_EFFECT * max(1.0, abs(float(logits[0, target]))):
                     unmoved[samples.ids[i]] = spread
                     fit = np.nan
                 values.append(np.repeat(weight[segments][..., None] / image.shape[-1], image.shape[-1], axis=-1))
                 weights.append(weight)
+                errors.append(error)
                 scores.append(logits[0, target])
                 r2.append(fit)
                 effect.append(spread)
@@ -113,8 +151,11 @@ class Lime:
                 stacklevel=2,
             )
         most = max(map(len, weights))
-        padded = np.array([np.pad(w, (0, most - len(w)), constant_values=np.nan) for w in weights])
-        details = {"segments": np.array(maps), "weights": padded, "r2": np.array(r2), "effect": np.array(effect)}
+        padded = [
+            np.array([np.pad(row, (0, most - len(row)), constant_values=np.nan) for row in rows])
+            for rows in (weights, errors)
+        ]
+        details = {"segments": maps, "weights": padded[0], "weight_error": padded[1], "r2": r2, "effect": effect}
         chosen = self.segmentation if isinstance(self.segmentation, str) else repr(self.segmentation)
         return Attribution(
             method=self.method,
@@ -124,7 +165,7 @@ class Lime:
             score=np.array(scores),
             unit="logit per superpixel",
             settings={"samples": self.samples, "segmentation": chosen, "hide": self.hide, "seed": self.seed},
-            details=details,
+            details={name: np.array(rows) for name, rows in details.items()},
         )
 
     def _segments(self, image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
@@ -160,10 +201,7 @@ class Lime:
     def _hidden(self, image: np.ndarray, segments: np.ndarray) -> np.ndarray:
         """The image with every superpixel hidden."""
         if self.hide == "blur":
-            from scipy.ndimage import gaussian_filter
-
-            sigma = min(segments.shape) / 10
-            return np.asarray(gaussian_filter(image, [sigma] * segments.ndim + [0]))
+            return blurred(image)
         if self.hide == "mean":
             flat, pixels = segments.reshape(-1), image.reshape(-1, image.shape[-1])
             sums = np.stack([np.bincount(flat, channel) for channel in pixels.T], axis=-1)
@@ -179,8 +217,8 @@ class Lime:
 
     def _surrogate(
         self, image: np.ndarray, segments: np.ndarray, present: np.ndarray, logits: np.ndarray, targets: np.ndarray
-    ) -> tuple[ImageExplanation, list[tuple[np.ndarray, float]]]:
-        """lime's explanation of one image, and for each target the weights and the weighted R2."""
+    ) -> tuple[ImageExplanation, list[tuple[np.ndarray, np.ndarray, float]]]:
+        """lime's explanation of one image, and for each target the weights, their errors and the weighted R2."""
         try:
             from lime.lime_base import LimeBase
             from lime.lime_image import ImageExplanation
@@ -188,9 +226,7 @@ class Lime:
             raise MissingExtra("Lime needs lime: pip install lime") from error
         # The cosine distance of a 0/1 row to the row of ones.
         distances = 1 - np.sqrt(present.mean(axis=1, dtype="float64"))
-        base = LimeBase(
-            lambda d: np.sqrt(np.exp(-(d**2) / _KERNEL_WIDTH**2)), random_state=np.random.RandomState(self.seed)
-        )
+        base = LimeBase(kernel, random_state=np.random.RandomState(self.seed))
         explanation = ImageExplanation(np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image, segments)
         explanation.top_labels = list(map(int, targets))
         fits = []
@@ -202,5 +238,6 @@ class Lime:
             explanation.score, explanation.local_pred = r2, prediction
             weight = np.zeros(present.shape[1])
             weight[[s for s, _ in pairs]] = [w for _, w in pairs]
-            fits.append((weight, float(r2)))
+            residual = logits[:, target] - intercept - present @ weight
+            fits.append((weight, ridge_error(present, kernel(distances), residual), float(r2)))
         return explanation, fits

@@ -50,6 +50,8 @@ class Scorer:
         output: name of the explained output, where the model has several.
         batch_size: points evaluated at once; None chooses by the image size. Halved by itself when memory runs out.
 
+    `evaluations` counts the points at which the model was evaluated or differentiated so far.
+
     Raises:
         InputError: the model has several inputs, or there is no such backend module.
         HeadError: at first use, when the output cannot be switched to logits (see `keras_explain.outputs`).
@@ -74,6 +76,7 @@ class Scorer:
         self._head: Head | None = None
         self._variables: list[Any] = []
         self._compiled: dict[Any, Callable[..., Any]] = {}
+        self.evaluations = 0
 
     @classmethod
     def of(cls, model: Scorer | keras.Model, output: str | None = None) -> Scorer:
@@ -229,6 +232,7 @@ class Scorer:
                     raise ExplainError("Memory runs out on a single image; explain smaller images.") from error
                 self.batch_size = (stop - start) // 2
                 continue
+            self.evaluations += stop - start
             yield result
             start = stop
 

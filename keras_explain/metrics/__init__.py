@@ -1,35 +1,178 @@
-"""How far an explanation can be trusted, as named numbers."""
+"""How far an explanation can be believed, as named numbers."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_explain.errors import InputError
+from keras_explain.explainers import Explainer
 from keras_explain.gradients import Scorer
-from keras_explain.metrics.localization import relevance_mass
+from keras_explain.metrics.border import Border, border_share, breast
+from keras_explain.metrics.completeness import Completeness
+from keras_explain.metrics.context import Context, Metric
+from keras_explain.metrics.faithfulness import Faithfulness
+from keras_explain.metrics.localization import (
+    Localization,
+    auprc,
+    otsu_iou,
+    pointing_game,
+    relevance_mass,
+    relevance_rank,
+)
+from keras_explain.metrics.randomization import Randomization
+from keras_explain.metrics.similarity import Agreement, Drift, spearman, ssim
+from keras_explain.metrics.stability import Sensitivity, Stability, coefficients_stability, variables_stability
+from keras_explain.observer import untouched
 from keras_explain.records import Attribution, Samples
 
-__all__ = ["evaluate", "relevance_mass"]
+__all__ = [
+    "METRICS",
+    "Agreement",
+    "Border",
+    "Completeness",
+    "Context",
+    "Drift",
+    "Faithfulness",
+    "Localization",
+    "Metric",
+    "Randomization",
+    "Sensitivity",
+    "Stability",
+    "auprc",
+    "border_share",
+    "breast",
+    "coefficients_stability",
+    "evaluate",
+    "measure",
+    "otsu_iou",
+    "pointing_game",
+    "relevance_mass",
+    "relevance_rank",
+    "resolve",
+    "spearman",
+    "ssim",
+    "variables_stability",
+]
+
+METRICS: dict[str, Callable[[], Metric]] = {
+    "completeness": Completeness,
+    "localization": Localization,
+    "border": Border,
+    "agreement": Agreement,
+    "drift": Drift,
+    "faithfulness": Faithfulness,
+    "randomization": Randomization,
+    "sensitivity": Sensitivity,
+    "stability": Stability,
+}
+_CHEAP = 100  # evaluations for each map: nine of a single gradient, not of an integral over 64
+FREE = ("completeness", "localization", "border", "agreement", "drift")
+
+
+def default() -> list[Metric]:
+    """What a callback measures unless told otherwise: all that evaluates no model, and at the end the cheap tests."""
+    return [*map(resolve, FREE), Randomization(limit=_CHEAP)]
+
+
+def resolve(metric: str | Metric) -> Metric:
+    """The metric of a name, or the given object itself.
+
+    Args:
+        metric: one of `keras_explain.metrics.METRICS`, or an object with `when` and `measure(attribution, context)`.
+
+    Raises:
+        InputError: an unknown name, or an object that cannot measure.
+    """
+    if isinstance(metric, str):
+        if metric not in METRICS:
+            raise InputError(f"There is no metric {metric!r}; known are {', '.join(METRICS)}, or pass your own object.")
+        return METRICS[metric]()
+    if isinstance(metric, type) or not isinstance(metric, Metric) or metric.when not in ("round", "last"):
+        raise InputError(
+            "A metric is a name or an object with when ('round' or 'last') and measure(attribution, context); "
+            f"got {metric!r}."
+        )
+    return metric
+
+
+def measure(
+    model: Scorer | keras.Model,
+    samples: Samples,
+    attribution: Attribution,
+    metrics: Sequence[str | Metric] = FREE,
+    *,
+    explainer: Explainer | None = None,
+    others: Sequence[Attribution] = (),
+    before: tuple[Samples, Attribution] | None = None,
+    evaluations: float | None = None,
+    failed: Callable[[Metric, Exception], None] | None = None,
+) -> Attribution:
+    """An attribution with its quality: one number a row for each measure, in `attribution.measures`.
+
+    Args:
+        model: what was explained, or a `Scorer` of it. It is left to the bit as it was.
+        samples: that were explained; `samples.roi` says where the findings are.
+        attribution: of these samples.
+        metrics: names (see `keras_explain.metrics.METRICS`) or metric objects. Those of the default evaluate no model.
+        explainer: that made the attribution, for `"randomization"`, `"sensitivity"` and `"stability"`.
+        others: what other methods say of the same samples, for `"agreement"`.
+        before: samples and attribution of the same method at an earlier time, for `"drift"`.
+        evaluations: that the explainer took for each map, for `Randomization(limit=...)`.
+        failed: called with a metric that raises and its exception, and the others are done; None raises.
+
+    Raises:
+        InputError: an unknown metric, an attribution of other samples; whatever a metric raises.
+
+    Example:
+        >>> import keras, numpy as np, keras_explain as kx
+        >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
+        >>> model, roi = keras.Sequential(layers), np.zeros((1, 8, 8))
+        >>> roi[0, :4] = 1
+        >>> samples = kx.Samples(np.random.default_rng(0).random((1, 8, 8, 1)), [0], roi=roi)
+        >>> found = kx.metrics.measure(model, samples, kx.explain(model, samples, "vanilla"), ["localization"])
+        >>> sorted(found.measures)
+        ['auprc', 'otsu_iou', 'pointing_game', 'relevance_mass', 'relevance_rank', 'roi_area']
+    """
+    if isinstance(metrics, str):
+        raise InputError(f"metrics must be a list of names or objects; got {metrics!r}.")
+    if attribution.values.shape[1:] != samples.images.shape[1:] or set(attribution.rows) - set(range(len(samples))):
+        raise InputError(f"The {attribution.method} maps are not of these samples.")
+    scorer = Scorer.of(model)
+    context = Context(scorer, samples, explainer, others, before, evaluations)
+    measured = dict(attribution.measures)
+    for metric in map(resolve, metrics):
+        try:
+            with untouched(scorer.model):
+                measured |= metric.measure(attribution, context)
+        except Exception as error:  # a metric may raise anything, the others are done
+            if failed is None:
+                raise
+            failed(metric, error)
+    return dataclasses.replace(attribution, measures=measured)
 
 
 def evaluate(
-    model: Scorer | keras.Model, samples: Samples, attribution: Attribution, roi: np.ndarray | None = None
+    model: Scorer | keras.Model,
+    samples: Samples,
+    attribution: Attribution,
+    metrics: Sequence[str | Metric] = FREE,
+    **given: Any,
 ) -> dict[str, float]:
-    """The quality of one attribution as means over its maps.
+    """The quality of one attribution as means over its rows, without those for which a measure is not defined.
 
     Args:
-        model: what was explained.
-        samples: the images that were explained.
-        attribution: of these samples.
-        roi: (n, h, w) bool, where the true finding of each sample is; samples without one do not count.
+        model, samples, attribution, metrics, given: as in `measure`.
 
     Returns:
-        completeness_error (logits), relative_completeness_error, mean_standard_error (logits, of the whole map's sum
-        taken pixel by pixel), r2, effect and relevance_mass, as far as the method and the arguments give them.
+        Means by name; NaN where a measure is defined for no row.
 
     Raises:
-        InputError: `roi` of another shape.
+        InputError: as in `measure`.
 
     Example:
         >>> import keras, numpy as np, keras_explain as kx
@@ -38,16 +181,13 @@ def evaluate(
         >>> sorted(kx.metrics.evaluate(model, samples, kx.explain(model, samples, "integrated_gradients")))
         ['completeness_error', 'relative_completeness_error']
     """
-    numbers = {
-        "completeness_error": attribution.completeness_error,
-        "relative_completeness_error": attribution.relative_completeness_error,
-        "r2": attribution.details.get("r2", np.array([np.nan])),
-        "effect": attribution.details.get("effect", np.array([np.nan])),
+    return means(measure(model, samples, attribution, metrics, **given))
+
+
+def means(attribution: Attribution) -> dict[str, float]:
+    """Means over the rows of every measure that is one number a row."""
+    return {
+        name: float(rows[np.isfinite(rows)].mean()) if np.isfinite(rows).any() else np.nan
+        for name, rows in attribution.measures.items()
+        if rows.ndim == 1
     }
-    if len(attribution.standard_error):
-        numbers["mean_standard_error"] = attribution.standard_error
-    if roi is not None:
-        if np.shape(roi) != samples.images.shape[:-1]:
-            raise InputError(f"roi has shape {np.shape(roi)}; the samples need {samples.images.shape[:-1]}.")
-        numbers["relevance_mass"] = relevance_mass(attribution.values, np.asarray(roi)[attribution.rows])
-    return {name: float(np.nanmean(values)) for name, values in numbers.items() if np.isfinite(values).any()}

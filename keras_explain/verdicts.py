@@ -1,0 +1,64 @@
+"""From numbers to verdicts: what is said beside each map, and the thresholds behind it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_explain.records import Attribution
+
+MOST_RELATIVE_ERROR = 0.05
+LEAST_R2 = 0.5
+
+
+class Verdict(NamedTuple):
+    """A short statement and whether it speaks for the map."""
+
+    words: str
+    good: bool
+
+
+def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
+    """What can be said of one map; nothing of what was not measured.
+
+    complete             relative completeness error at most 5 % (Sundararajan et al. 2017 advise it of the steps)
+    surrogate fits       weighted R2 of LIME's surrogate at least 0.5 (a convention of this package)
+    passes randomization less than half of the signed maps' rank correlation is left on average over the cascade, see
+                         `keras_explain.metrics.Randomization` (Adebayo et al. 2018; the one half is ours)
+    better than chance   AUPRC above the region's share of the area (Arun et al. 2021)
+    inside the breast    share outside the breast at most that of the area (a convention of this package)
+
+    Args:
+        attribution: with `measures`, as `keras_explain.metrics.measure` gives it.
+        r: the row.
+
+    Example:
+        >>> import numpy as np, keras_explain as kx
+        >>> from keras_explain.verdicts import verdicts
+        >>> found = kx.Attribution("ig", np.ones((1, 2, 2, 1)), [0], [0], score=[5.0], base_score=[0.5])
+        >>> verdicts(found, 0)
+        [Verdict(words='not complete: misses 11 %', good=False)]
+    """
+    found = []
+    error = attribution.relative_completeness_error[r]
+    if np.isfinite(error):
+        good = bool(error <= MOST_RELATIVE_ERROR)
+        found.append(Verdict(f"{'complete' if good else 'not complete'}: misses {100 * error:.2g} %", good))
+    if "r2" in attribution.details:
+        r2 = attribution.details["r2"][r]
+        words = f"surrogate {'fits' if r2 >= LEAST_R2 else 'does not fit'}: R² {r2:.2f}"
+        found.append(Verdict(words if np.isfinite(r2) else "hiding changes nothing", bool(r2 >= LEAST_R2)))
+    measured = {name: rows[r] for name, rows in attribution.measures.items() if rows.ndim == 1 and np.isfinite(rows[r])}
+    if "randomization_passed" in measured:
+        good = bool(measured["randomization_passed"])
+        found.append(Verdict(f"{'passes' if good else 'fails'} randomization", good))
+    if {"auprc", "roi_area"} <= measured.keys():
+        auprc, area = measured["auprc"], measured["roi_area"]
+        words = f"{'better' if auprc > area else 'no better'} than chance at ROI: {auprc:.2f} vs {area:.2f}"
+        found.append(Verdict(words, bool(auprc > area)))
+    if {"border_share", "border_area"} <= measured.keys():
+        share, area = measured["border_share"], measured["border_area"]
+        words = f"{'in' if share <= area else 'out'}side the breast: {share:.0%} out, chance {area:.0%}"
+        found.append(Verdict(words, bool(share <= area)))
+    return found
