@@ -62,6 +62,7 @@ def main():
                 kx.GradientShap(samples=options.samples // 5),
             ],
             class_names=mias.CLASS_NAMES,
+            roi=dict(zip(held_out.ids, held_out.masks, strict=True)),
             frequency=options.frequency,
         )
         build_model(options.size).fit(

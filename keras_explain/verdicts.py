@@ -27,7 +27,8 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
     passes randomization less than half of the signed maps' rank correlation is left on average over the cascade, see
                          `keras_explain.metrics.Randomization` (Adebayo et al. 2018; the one half is ours)
     better than chance   AUPRC above the region's share of the area (Arun et al. 2021)
-    inside the breast    share outside the breast at most that of the area (a convention of this package)
+    little on background share outside the breast, or whatever is shown, at most that of the area (a convention of this
+                         package)
 
     Args:
         attribution: with `measures`, as `keras_explain.metrics.measure` gives it.
@@ -59,6 +60,6 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
         found.append(Verdict(words, bool(auprc > area)))
     if {"border_share", "border_area"} <= measured.keys():
         share, area = measured["border_share"], measured["border_area"]
-        words = f"{'in' if share <= area else 'out'}side the breast: {share:.0%} out, chance {area:.0%}"
+        words = f"{'little' if share <= area else 'much'} on background: {share:.0%}, chance {area:.0%}"
         found.append(Verdict(words, bool(share <= area)))
     return found

@@ -225,6 +225,8 @@ def test_dear_metrics_are_measured_in_the_last_round_alone(tmp_path, end):
         assert ("randomization_passed" in found.measures) == (epoch == 2)
     written = (tmp_path / "explanations" / "metrics.csv").read_text()
     assert "\n2,val_explain_vanilla_randomization_passed," in written
+    names = [line.rsplit(",", 1)[0] for line in written.splitlines()]
+    assert len(names) == len(set(names))  # nothing is logged twice
     assert explain.latest.numbers["val_explain_vanilla_randomization_passed"] in (0, 1)
     np.testing.assert_array_equal(found.values, kx.explain(model, kx.select(model, (X, Y)), "vanilla").values)
 

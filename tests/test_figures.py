@@ -195,8 +195,8 @@ THRESHOLDS = [
     ({}, {"randomization_passed": 0.0}, 1, "fails randomization", False),
     ({}, {"auprc": 0.2, "roi_area": 0.1}, 1, "better than chance at ROI: 0.20 vs 0.10", True),
     ({}, {"auprc": 0.1, "roi_area": 0.1}, 1, "no better than chance at ROI: 0.10 vs 0.10", False),
-    ({}, {"border_share": 0.2, "border_area": 0.5}, 1, "inside the breast: 20% out, chance 50%", True),
-    ({}, {"border_share": 0.6, "border_area": 0.5}, 1, "outside the breast: 60% out, chance 50%", False),
+    ({}, {"border_share": 0.2, "border_area": 0.5}, 1, "little on background: 20%, chance 50%", True),
+    ({}, {"border_share": 0.6, "border_area": 0.5}, 1, "much on background: 60%, chance 50%", False),
 ]
 
 

@@ -221,7 +221,7 @@ class ExplanationCallback(keras.callbacks.Callback):
             )
         self.latest, self._complete = found, len(due) == len(self.metrics)
         logs.update(found.numbers)
-        self._hand_over(found, epoch)
+        self._hand_over(found, epoch, found.numbers)
 
     def _measure_last(self) -> None:
         """Another callback has ended the training after the round: measure what is due at the end, and log it again."""
@@ -229,21 +229,22 @@ class ExplanationCallback(keras.callbacks.Callback):
         if found is not None and scorer is not None:
             self._settle()  # the round may still be being drawn
             due = [metric for metric in self.metrics if metric.when == "last"]
+            known = set(found.numbers)
             measure_round(scorer, found, self.explainers, due, None, self._failed)
-            self._hand_over(found, self._last)
+            self._hand_over(found, self._last, {k: v for k, v in found.numbers.items() if k not in known})
 
-    def _hand_over(self, found: Round, epoch: int) -> None:
+    def _hand_over(self, found: Round, epoch: int, numbers: dict[str, float]) -> None:
         self._history.add(epoch, found)
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, "keras-explain")
-        self._pending = self._worker.submit(self._publish, found, copy.deepcopy(self._history), epoch)
+        self._pending = self._worker.submit(self._publish, found, copy.deepcopy(self._history), epoch, finite(numbers))
 
-    def _publish(self, found: Round, history: History, epoch: int) -> None:
+    def _publish(self, found: Round, history: History, epoch: int, numbers: dict[str, float]) -> None:
         """Draw and log a round; runs on the background thread."""
         folder = Path(tempfile.mkdtemp(prefix="keras-explain-"))
         try:
             write_round(folder, found, history, f"epoch {epoch + 1}", {**self._settings(), "epoch": epoch})
-            self.tracker.log_round(epoch, folder, finite(found.numbers))
+            self.tracker.log_round(epoch, folder, numbers)
         except Exception as error:
             raise RuntimeError(f"{type(error).__name__}: {error} (what was computed is kept in {folder})") from error
         shutil.rmtree(folder)
