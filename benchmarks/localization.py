@@ -85,9 +85,11 @@ def main():
     }
     found = {name: {measure: [] for measure in (*MEASURES, "roi_area")} for name in methods}
     right = []
+    women = np.unique(test.women)
     for fold in range(options.folds):
         model = build_model(options.size)
-        seen, held_out = train.women % options.folds != fold, test.women % options.folds == fold
+        apart = women[fold :: options.folds]
+        seen, held_out = ~np.isin(train.women, apart), np.isin(test.women, apart)
         labels = (train.labels[seen] > 0).astype(int)
         weights = {k: len(labels) / (2 * (labels == k).sum()) for k in (0, 1)}
         model.fit(train.images[seen], labels, epochs=options.epochs, batch_size=16, class_weight=weights, verbose=0)

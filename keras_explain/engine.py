@@ -24,7 +24,7 @@ _PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "
 _LONGEST_NAME = 80
 
 
-@dataclass
+@dataclass(repr=False)
 class Round:
     """What one round found: samples, attributions with their measures, numbers by name, and what failed."""
 
@@ -35,6 +35,10 @@ class Round:
     failures: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     evaluations: dict[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        failed = f", failed: {', '.join(self.failures)}" if self.failures else ""
+        return f"Round of {len(self.samples)} images explained by {', '.join(self.methods) or 'no method'}{failed}"
 
 
 def explain_round(

@@ -34,8 +34,9 @@ _CHANCE = dict.fromkeys(("pointing_game", "relevance_mass", "relevance_rank", "a
     "border_share": "border_area"
 }
 _GOOD, _BAD = "#00695c", "#b3261e"  # told apart by the colour-blind too, and by tick and cross
-# Okabe and Ito's colours, for lines.
-_LINES = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a00")
+# Okabe and Ito's colours, for lines: each method its own in every figure, the last three for a user's.
+_METHODS = ("vanilla", "guided", "rectified", "integrated_gradients", "lime", "gradient_shap")
+_LINES = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a00", "#7a3b00")
 
 
 def panel(
@@ -47,7 +48,7 @@ def panel(
 ) -> Figure:
     """One row for each image: the original, then one map for each method and target, with its verdicts.
 
-    The outline of `samples.roi` is drawn where it is known, and the original is otherwise unmarked.
+    The outline of `samples.roi` is drawn on the maps where it is known; the original is left unmarked.
 
     Args:
         samples: what was explained, images (n, h, w, c) with c = 1, 3 or 4.
@@ -93,7 +94,7 @@ def panel(
             _axes(figure, n % columns, top - 1.6 * _CAPTION - n // columns * line, samples)
             for n in range(1 + len(maps))
         ]
-        _draw_image(places[0], samples, i, outline)
+        _draw_image(places[0], samples, i)
         for axes, (attribution, r) in zip(places[1:], maps, strict=True):
             name = f"\nwhy {samples.class_name(int(attribution.targets[r]))}?" if len(attribution) > 1 else ""
             axes.set_title(attribution.method.replace("_", " ") + name, fontsize=9, pad=3, **_PLAIN)
@@ -142,7 +143,7 @@ def history(
         >>> figure.savefig("over_training.png")  # doctest: +SKIP
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     for measure, methods_of in curves.items():
         for method, numbers in methods_of.items():
@@ -153,7 +154,7 @@ def history(
         measure: max(len(line) - line.count(None) for line in map(list, curves[measure].values())) for measure in curves
     }
     drawn = [measure for measure in curves if not measure.endswith("_area") and counts[measure] >= least]
-    methods = list(dict.fromkeys(method for measure in drawn for method in curves[measure]))
+    methods = list(dict.fromkeys([*_METHODS, *(method for measure in drawn for method in curves[measure])]))
     rows = max(1, -(-len(drawn) // _COLUMNS))
     figure = Figure((_CELL * _COLUMNS, 2.5 * _CAPTION + rows * _PLOT), dpi=110, facecolor="white")
     _text(figure, 0.05, figure.get_figheight() - 0.05, title, size=11, weight="bold")
@@ -169,11 +170,13 @@ def history(
         chance = curves.get(_CHANCE.get(measure, ""), {})
         for level in chance.values():
             (handles["chance"],) = axes.plot(
-                epochs, np.array(level, "float64"), color="#777777", linewidth=1, linestyle="--"
+                epochs, np.array(level, "float64"), color="#777777", linewidth=1, linestyle="--", marker="_"
             )
         if measure.endswith("_error") and all((line > 0).any() for line in lines.values()):
             axes.set_yscale("log")
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.set_title(measure.replace("_", " "), fontsize=8, pad=3, **_PLAIN)
         axes.set_xlabel("epoch", fontsize=6.5, labelpad=1, **_PLAIN)
         axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
@@ -246,12 +249,11 @@ def _shown(samples: Samples, i: int) -> np.ndarray:
     return image[..., 0] if image.shape[-1] == 1 else image
 
 
-def _draw_image(axes: Axes, samples: Samples, i: int, outline: np.ndarray | None) -> None:
+def _draw_image(axes: Axes, samples: Samples, i: int) -> None:
     axes.imshow(_shown(samples, i), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title("image", fontsize=9, pad=3, **_PLAIN)
     low, high = window(samples, i)
     axes.text(0, -0.02, f"black {low:.2g}, white {high:.2g}", fontsize=7, va="top", transform=axes.transAxes, **_PLAIN)
-    _draw_outline(axes, outline)
 
 
 def _draw_map(

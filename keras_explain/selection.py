@@ -108,15 +108,16 @@ def select(
         value_range: (lowest, highest) pixel that the model was trained on; images outside are refused.
         output: name of the output, where the model has several.
         roi: where the finding of each image is, as a (h, w) mask or an object with `mask()` such as
-            `keras_explain.datasets.roi.Roi`, or None where it has none: a dict or function of an image's id, or a
-            sequence in the order of the data.
+            `keras_explain.datasets.roi.Roi`, or None where it has none: a dict or function of an image's id (text, the
+            position where the data have no ids), or a sequence in the order of the data.
         seed: of the background draw.
 
     Returns:
         Samples ordered by class, then by falling confidence. Classes without a correct image are in `samples.missing`.
 
     Raises:
-        InputError: no data, labels or images that do not fit the model, a class map to an output that does not exist.
+        InputError: no data, labels or images that do not fit the model, a class map to an output that does not exist, a
+            roi of another shape than its image, of no image of the data, or of more images than they have.
 
     Example:
         >>> import keras, numpy as np, keras_explain as kx
@@ -129,6 +130,7 @@ def select(
     for name, number in (("images_per_class", images_per_class), ("candidates", candidates)):
         if number is not None and number < 1:
             raise InputError(f"{name} must be at least 1; got {number}.")
+    check_roi(roi, data)
     scorer = Scorer.of(model, output)
     search = _Search(ClassMap(class_map), images_per_class, background, np.random.default_rng(seed))
     with untouched(scorer.model):
@@ -141,23 +143,67 @@ def select(
         return samples
     if isinstance(roi, Mapping):
         roi = {str(name): region for name, region in roi.items()}
-    masks = [_mask(roi, candidate, samples.images.shape[1:-1]) for candidate in search.chosen]
+        if roi and not roi.keys() & search.ids:
+            raise InputError(
+                f"None of roi's {len(roi)} ids ({next(iter(roi))!r}, ...) is the id of an image; those are "
+                f"{', '.join(map(repr, sorted(search.ids)[:3]))}, ..."
+            )
+    masks = [_region(roi, candidate, samples.images.shape[1:-1]) for candidate in search.chosen]
     return dataclasses.replace(samples, roi=np.array(masks, bool).reshape(samples.images.shape[:-1]))
 
 
-def _mask(roi: Any, candidate: _Candidate, shape: tuple[int, ...]) -> np.ndarray:
+def check_roi(roi: Any, data: Any) -> None:
+    """Raise for what can not be the regions of these data, as far as it can be told before they are read.
+
+    Args:
+        roi: as in `select`.
+        data: as in `select`; for arrays, number and shape of the images are known.
+    """
+    if roi is None or callable(roi):
+        return
+    if isinstance(roi, (str, bytes)) or not (isinstance(roi, Mapping) or hasattr(roi, "__getitem__")):
+        raise InputError(f"roi must be a dict or function of an image's id, or a sequence; got {type(roi).__name__}.")
+    if not (isinstance(data, (tuple, list)) and len(data) and hasattr(data[0], "shape")):
+        return
+    images = data[0]
+    if isinstance(roi, Mapping):
+        regions = {str(name): region for name, region in roi.items()}
+    elif len(roi) == len(images):
+        regions = {str(position): region for position, region in enumerate(roi)}
+    else:
+        raise InputError(f"roi has {len(roi)} entries for {len(images)} images.")
+    for name, region in regions.items():
+        if isinstance(region, np.ndarray):
+            _mask(region, name, tuple(images.shape[1:-1]))
+
+
+def _region(roi: Any, candidate: _Candidate, shape: tuple[int, ...]) -> np.ndarray:
     """The region of one image, empty where it has none."""
     if callable(roi):
-        found = roi(candidate.id)
+        try:
+            found = roi(candidate.id)
+        except Exception as error:
+            raise InputError(f"roi({candidate.id!r}) failed. {type(error).__name__}: {error}") from error
     elif isinstance(roi, Mapping):
         found = roi.get(candidate.id)
     elif candidate.position < len(roi):
         found = roi[candidate.position]
     else:
         raise InputError(f"roi has {len(roi)} entries, and the data an image at position {candidate.position}.")
-    mask = np.zeros(shape, bool) if found is None else np.asarray(found.mask() if hasattr(found, "mask") else found)
-    if mask.shape != shape:
-        raise InputError(f"roi of image {candidate.id} has shape {mask.shape}; the image has {shape}.")
+    return _mask(found, candidate.id, shape)
+
+
+def _mask(region: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if region is None:
+        return np.zeros(shape, bool)
+    if not hasattr(region, "mask") and not isinstance(region, (np.ndarray, list)):
+        kind = type(region).__name__
+        raise InputError(f"roi of image {name} is a {kind}; give a mask, None or Roi({shape}, [shapes]).")
+    mask = np.asarray(region.mask() if hasattr(region, "mask") else region)
+    if mask.dtype.kind not in "buif" or mask.shape != shape:
+        raise InputError(f"roi of image {name} has shape {mask.shape}; the image has {shape}.")
+    if not np.isfinite(mask).all():
+        raise InputError(f"roi of image {name} has NaN or infinite entries; give 0 and 1.")
     return mask > 0
 
 
@@ -181,6 +227,7 @@ class _Search:
     random: np.random.Generator
     best: dict[int, list[_Candidate]] = field(default_factory=dict)
     reservoir: list[np.ndarray] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
     seen: int = 0
     judged: int = 0
     right: int = 0
@@ -203,6 +250,8 @@ class _Search:
         probabilities = head.probabilities(logits)
         for row, classes in enumerate(_classes_of(labels, head)):
             position = self.seen
+            name = str(position if ids is None else _text(ids[row]))
+            self.ids.add(name)
             self.seen += 1
             self._into_reservoir(images[row])
             for label in classes:
@@ -214,7 +263,6 @@ class _Search:
                 best = self.best.setdefault(label, [])
                 confidence = float(probabilities[row, target])
                 if right and (len(best) < self.images_per_class or confidence > best[-1].confidence):
-                    name = str(position if ids is None else _text(ids[row]))
                     best.append(_Candidate(confidence, position, images[row].copy(), label, target, name))
                     best.sort(key=lambda c: (-c.confidence, c.position))
                     del best[self.images_per_class :]

@@ -26,9 +26,10 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
     surrogate fits       weighted R2 of LIME's surrogate at least 0.5 (a convention of this package)
     passes randomization less than half of the signed maps' rank correlation is left on average over the cascade, see
                          `keras_explain.metrics.Randomization` (Adebayo et al. 2018; the one half is ours)
-    better than chance   AUPRC above the region's share of the area (Arun et al. 2021)
-    little on background share outside the breast, or whatever is shown, at most that of the area (a convention of this
-                         package)
+    better than chance   AUPRC at least twice the region's share of the area, or half of the way from there to 1 if that
+                         is less: the share is the chance level (Arun et al. 2021), the margin is ours
+    below chance on background  share outside the breast, or whatever is shown, at most that of the area (a convention
+                         of this package)
 
     Args:
         attribution: with `measures`, as `keras_explain.metrics.measure` gives it.
@@ -45,7 +46,8 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
     error = attribution.relative_completeness_error[r]
     if np.isfinite(error):
         good = bool(error <= MOST_RELATIVE_ERROR)
-        found.append(Verdict(f"{'complete' if good else 'not complete'}: misses {100 * error:.2g} %", good))
+        missed = f"{100 * error:.2g} %" if error >= 1e-4 else "< 0.01 %"
+        found.append(Verdict(f"{'complete' if good else 'not complete'}: misses {missed}", good))
     if "r2" in attribution.details:
         r2 = attribution.details["r2"][r]
         words = f"surrogate {'fits' if r2 >= LEAST_R2 else 'does not fit'}: R² {r2:.2f}"
@@ -56,10 +58,11 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
         found.append(Verdict(f"{'passes' if good else 'fails'} randomization", good))
     if {"auprc", "roi_area"} <= measured.keys():
         auprc, area = measured["auprc"], measured["roi_area"]
-        words = f"{'better' if auprc > area else 'no better'} than chance at ROI: {auprc:.2f} vs {area:.2f}"
-        found.append(Verdict(words, bool(auprc > area)))
+        good = bool(auprc >= min(2 * area, (1 + area) / 2))
+        words = "better" if good else "hardly better" if auprc > area else "no better"
+        found.append(Verdict(f"{words} than chance at ROI: {auprc:.2f} vs {area:.2f}", good))
     if {"border_share", "border_area"} <= measured.keys():
         share, area = measured["border_share"], measured["border_area"]
-        words = f"{'little' if share <= area else 'much'} on background: {share:.0%}, chance {area:.0%}"
+        words = f"{'below' if share <= area else 'above'} chance on background: {share:.0%} vs {area:.0%}"
         found.append(Verdict(words, bool(share <= area)))
     return found

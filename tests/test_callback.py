@@ -210,6 +210,39 @@ def test_callbacks_after_it_can_use_its_numbers(tmp_path):
     assert mass == pytest.approx(max(values))
 
 
+def test_numbers_keep_their_last_value_between_rounds(tmp_path):
+    """Keras takes an epoch without the monitored number for the best one, and NaN for better than nothing."""
+    found = {}
+
+    def lesion(name):  # in the first round no finding is known
+        return np.eye(8) if len(found) else None
+
+    name = "val_explain_vanilla_relevance_mass"
+    explain = callback(tmp_path, roi=lesion, frequency=2)
+    saved = []
+
+    class Saves(keras.callbacks.ModelCheckpoint):
+        def _save_model(self, epoch, batch, logs):
+            before = self.best
+            super()._save_model(epoch, batch, logs)
+            saved.append((epoch, self.best != before, self.best))
+
+    spy = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: found.update({epoch: dict(logs)}))
+    after = Saves(tmp_path / "best.keras", name, mode="max", save_best_only=True, initial_value_threshold=0.0)
+    fit(build(), [explain, spy, after], epochs=6)
+    mass = [found[epoch][name] for epoch in range(6)]
+    assert np.isnan(mass[:2]).all()
+    assert 0 < mass[2] == mass[3]
+    assert mass[4] != mass[3]
+    best = 0.0
+    for (epoch, better, kept), now in zip(saved, mass, strict=True):
+        assert better == (now > best), epoch
+        best = max(best, now) if now > best else best
+        assert kept == best
+    logged = [line.split(",")[0] for line in (tmp_path / "explanations" / "metrics.csv").read_text().splitlines()]
+    assert set(logged[1:]) == {"0", "2", "4", "5"}  # the tracker gets what was measured, and nothing else
+
+
 @pytest.mark.parametrize("end", ["by itself", "stopped before", "stopped after"])
 def test_dear_metrics_are_measured_in_the_last_round_alone(tmp_path, end):
     stop = keras.callbacks.LambdaCallback(

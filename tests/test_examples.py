@@ -52,11 +52,11 @@ def test_a_shortcut_is_exposed_while_accuracy_is_perfect(tmp_path):
     assert len(lines["honest"]) == len(lines["marked"]) == 3
     for _, _, peak, outside, _, against in lines["honest"]:
         assert (peak, int(outside)) == ("in lesion", 0)
-        assert "much on background" not in against
+        assert "above chance on background" not in against
     for _, _, peak, outside, chance, against in lines["marked"]:
         assert peak == "elsewhere"
         assert int(outside) > int(chance)
-        assert "much on background" in against
+        assert "above chance on background" in against
     inside = {name: np.mean([int(line[0]) / int(line[1]) for line in part]) for name, part in lines.items()}
     assert inside["marked"] < inside["honest"] / 2
     for name in ("without_marker", "with_marker"):

@@ -129,15 +129,15 @@ def test_verdicts_stand_under_the_maps():
     assert "logit per unit of pixel value" in text
 
 
-def test_outlines_are_drawn_on_every_picture():
+def test_outlines_are_drawn_on_the_maps_and_the_original_is_left_unmarked():
     outline = np.zeros((1, 8, 8), bool)
     outline[0, 2:6, 2:6] = True
     with_it = kx.figures.panel(samples_with(roi=outline), [attribution_with(np.zeros((1, 8, 8, 1)))])
     without = kx.figures.panel(samples_with(), [attribution_with(np.zeros((1, 8, 8, 1)))])
-    for axes in (0, 1):
-        assert (colour_at(with_it, axes, 1.5, 4) - colour_at(without, axes, 1.5, 4)).any()
-        yellow = colour_at(with_it, axes, 1.5, 4)
-        assert yellow[0] > 150 > yellow[2]
+    np.testing.assert_array_equal(colour_at(with_it, 0, 1.5, 4), colour_at(without, 0, 1.5, 4))
+    assert (colour_at(with_it, 1, 1.5, 4) - colour_at(without, 1, 1.5, 4)).any()
+    yellow = colour_at(with_it, 1, 1.5, 4)
+    assert yellow[0] > 150 > yellow[2]
 
 
 def test_why_not_the_other_classes_is_one_column_a_class():
@@ -185,18 +185,36 @@ def test_every_class_has_a_picture_even_without_an_image(tmp_path):
     assert sorted(path.name for path in written) == sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
 
 
+def test_curves_can_be_read_and_keep_their_colours():
+    errors = {"gradient_shap": [0.061, 0.093], "mine": [0.05, 0.07]}
+    figure = kx.figures.history([1, 6], {"standard_error": errors})
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    low, high = axes.get_ylim()
+    labels = [t.get_text() for t, y in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True) if low <= y <= high]
+    assert len(labels) >= 1
+    assert all(float(label) > 0 for label in labels)
+    alone = kx.figures.history([1, 6], {"auprc": {"gradient_shap": [0.1, 0.2]}}).axes[0].lines[0]
+    assert alone.get_color() == axes.lines[0].get_color()
+    assert axes.lines[1].get_color() not in {line.get_color() for line in axes.lines[:1]}
+
+
 THRESHOLDS = [
     ({"base_score": [0.0]}, {}, 64 / 1.06, "not complete: misses 6 %", False),
     ({"base_score": [0.0]}, {}, 64 / 1.04, "complete: misses 4 %", True),
+    ({"base_score": [0.0]}, {}, 64 * (1 + 1e-6), "complete: misses < 0.01 %", True),
     ({"details": {"r2": [0.49]}}, {}, 1, "surrogate does not fit: R² 0.49", False),
     ({"details": {"r2": [0.5]}}, {}, 1, "surrogate fits: R² 0.50", True),
     ({"details": {"r2": [np.nan]}}, {}, 1, "hiding changes nothing", False),
     ({}, {"randomization_passed": 1.0}, 1, "passes randomization", True),
     ({}, {"randomization_passed": 0.0}, 1, "fails randomization", False),
     ({}, {"auprc": 0.2, "roi_area": 0.1}, 1, "better than chance at ROI: 0.20 vs 0.10", True),
+    ({}, {"auprc": 0.19, "roi_area": 0.1}, 1, "hardly better than chance at ROI: 0.19 vs 0.10", False),
     ({}, {"auprc": 0.1, "roi_area": 0.1}, 1, "no better than chance at ROI: 0.10 vs 0.10", False),
-    ({}, {"border_share": 0.2, "border_area": 0.5}, 1, "little on background: 20%, chance 50%", True),
-    ({}, {"border_share": 0.6, "border_area": 0.5}, 1, "much on background: 60%, chance 50%", False),
+    ({}, {"auprc": 0.8, "roi_area": 0.5}, 1, "better than chance at ROI: 0.80 vs 0.50", True),
+    ({}, {"auprc": 0.7, "roi_area": 0.5}, 1, "hardly better than chance at ROI: 0.70 vs 0.50", False),
+    ({}, {"border_share": 0.5, "border_area": 0.5}, 1, "below chance on background: 50% vs 50%", True),
+    ({}, {"border_share": 0.6, "border_area": 0.5}, 1, "above chance on background: 60% vs 50%", False),
 ]
 
 

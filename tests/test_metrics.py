@@ -578,7 +578,8 @@ def test_limes_stability_rises_with_its_samples(random):
         numbers[count] = measured["vsi"].mean()
     assert numbers[2000] > numbers[20] + 10
     saliency = kx.explain(model, samples, "vanilla")
-    assert kx.metrics.evaluate(model, samples, saliency, ["stability"], explainer=kx.Saliency()) == {}
+    with pytest.warns(kx.ExplanationWarning, match="Stability measures nothing of these vanilla maps: it needs LIME"):
+        assert kx.metrics.evaluate(model, samples, saliency, ["stability"], explainer="vanilla") == {}
 
 
 def test_stability_keeps_the_superpixels(random):
@@ -625,13 +626,13 @@ def test_evaluate_averages_what_is_defined(random):
         "effect": pytest.approx(lime.details["effect"].mean()),
     }
     vanilla = kx.explain(model, samples, "vanilla")
-    assert kx.metrics.evaluate(model, samples, vanilla, ["completeness"]) == {}
+    assert "completeness_error" not in kx.metrics.evaluate(model, samples, vanilla)
     left = kx.metrics.Border(foreground=lambda image: np.arange(64).reshape(8, 8) % 8 < 2)
     assert kx.metrics.evaluate(model, samples, vanilla, [left])["border_area"] == 0.75
     nothing = dataclasses.replace(samples, roi=np.zeros((2, 8, 8)))
     assert np.isnan(kx.metrics.evaluate(model, nothing, vanilla, ["localization"])["auprc"])
     unknown = dataclasses.replace(samples, roi=np.zeros((0, 8, 8)))
-    assert kx.metrics.evaluate(model, unknown, vanilla, ["localization"]) == {}
+    assert "auprc" not in kx.metrics.evaluate(model, unknown, vanilla)
 
 
 def test_what_does_not_fit_is_named(random):
@@ -664,6 +665,7 @@ def test_each_metric_takes_the_evaluations_that_it_states(trained):
     scorer = kx.Scorer(model)
     explainer = kx.IntegratedGradients(steps=8)
     found = kx.explain(scorer, samples, explainer)
+    located = dataclasses.replace(samples, roi=samples.images[..., 0] > 0.5)
     one_map = 8 + 2  # the image's score, the baseline's of all images: at most
     stated = {
         **dict.fromkeys(("completeness", "localization", "border", "agreement", "drift"), 0),
@@ -673,7 +675,7 @@ def test_each_metric_takes_the_evaluations_that_it_states(trained):
     }
     for name, evaluations in stated.items():
         before = scorer.evaluations
-        kx.metrics.measure(scorer, samples, found, [name], explainer=explainer)
+        kx.metrics.measure(scorer, located, found, [name], explainer=explainer, others=[found], before=(samples, found))
         assert 0.8 * evaluations <= scorer.evaluations - before <= evaluations, name
 
 
@@ -743,3 +745,71 @@ def test_where_quantus_is_wrong(quantus):
     assert found["pointing_game_empty"].all()  # an empty region is hit
     assert np.isnan(pointing_game(found["maps"], np.zeros_like(found["roi"]))).all()
     assert found["relevance_mass_signed"].min() < 0  # a share that is negative
+
+
+def test_every_target_is_measured_as_if_it_had_been_asked_for_alone(random):
+    samples = kx.Samples(random.random((2, 8, 8, 1)), [0, 1], roi=random.random((2, 8, 8)) > 0.8)
+    model = kx.Scorer(small_cnn())
+    lime = kx.Lime(30, lambda image: np.arange(64).reshape(8, 8) // 8, hide=0.0)
+    names = ["localization", "sensitivity", Randomization(stages=2)]
+    for explainer, metrics in ((kx.Saliency(), names), (lime, [Stability(repeats=2, features=2)])):
+        found = kx.explain(model, samples, explainer, targets="all")
+        measured = kx.metrics.measure(model, samples, found, metrics, explainer=explainer).measures
+        for target in range(found.targets.max() + 1):
+            alone = samples.asking([target] * 2)
+            one = kx.metrics.measure(model, alone, kx.explain(model, alone, explainer), metrics, explainer=explainer)
+            for name in ("relevance_mass", "max_sensitivity", "randomization_spearman", "vsi"):
+                if name in measured:
+                    np.testing.assert_allclose(measured[name][found.targets == target], one.measures[name], rtol=1e-5)
+
+
+def test_what_does_not_apply_is_said(random):
+    samples = kx.Samples(random.random((1, 8, 8, 1)), [0])
+    model = kx.Scorer(small_cnn())
+    found = kx.explain(model, samples, "vanilla")
+    for name, needs in (("agreement", "others"), ("drift", "before"), ("localization", "samples.roi")):
+        with pytest.warns(kx.ExplanationWarning, match=f"measures nothing of these vanilla maps: it needs {needs}"):
+            assert kx.metrics.evaluate(model, samples, found, [name]) == {}
+    limited = [Randomization(stages=2, limit=2)]
+    with pytest.warns(kx.ExplanationWarning, match="needs a method within its limit"):
+        kx.metrics.evaluate(model, samples, found, limited, explainer="vanilla", evaluations=1)
+    kx.metrics.evaluate(model, samples, found)  # unasked, what does not apply is left out
+
+
+def test_one_number_has_one_source(random):
+    samples = kx.Samples(random.random((1, 8, 8, 1)), [0], roi=np.eye(8)[None])
+    model = kx.Scorer(small_cnn())
+    found = kx.explain(model, samples, "vanilla")
+    both = ["localization", kx.metrics.Localization(absolute=True)]
+    with pytest.raises(kx.InputError, match=r"Localization measures auprc, .* as another metric does"):
+        kx.metrics.measure(model, samples, found, both)
+    measured = kx.metrics.measure(model, samples, found, both[:1])
+    assert list(kx.metrics.evaluate(model, samples, measured, ["faithfulness"])) == [
+        "deletion",
+        "deletion_logit",
+        "insertion",
+        "insertion_logit",
+    ]  # and nothing that was measured before
+
+
+def test_arguments_that_can_not_belong_to_the_maps_are_refused(random):
+    samples = kx.Samples(random.random((1, 8, 8, 1)), [0])
+    model = kx.Scorer(small_cnn())
+    gradient, integral = kx.explain(model, samples, "vanilla"), kx.explain(model, samples, kx.IntegratedGradients(8))
+
+    def evaluate(found, **given):
+        return kx.metrics.evaluate(model, samples, found, ["sensitivity"], **given)
+
+    with pytest.raises(kx.InputError, match="explainer is of the method 'guided'; the maps are 'vanilla'"):
+        evaluate(gradient, explainer="guided")
+    with pytest.raises(kx.InputError, match="explainer has steps=64; the maps were made with steps=8"):
+        evaluate(integral, explainer="integrated_gradients")
+    assert evaluate(integral, explainer=kx.IntegratedGradients(8))["max_sensitivity"] > 0
+    with pytest.raises(kx.InputError, match="attribution must be one Attribution; got list"):
+        evaluate([gradient])
+    with pytest.raises(kx.InputError, match="others must be a list of Attributions; got Attribution"):
+        evaluate(gradient, others=integral)
+    with pytest.raises(kx.InputError, match=r"before must be \(samples, attribution\) of an earlier time"):
+        evaluate(gradient, before=gradient)
+    with pytest.raises(kx.InputError, match="foreground must be a function of an image; got 3"):
+        kx.metrics.Border(3)

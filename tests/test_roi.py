@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import keras_explain as kx
+from keras_explain.callbacks import ExplanationCallback
 from keras_explain.datasets.roi import Box, Circle, Mask, Polygon, Roi
 from tests.conftest import small_cnn
 
@@ -152,7 +154,40 @@ def test_ids_of_the_data_name_the_regions(model, labels):
 def test_regions_that_do_not_fit_are_named(model, labels):
     with pytest.raises(kx.InputError, match=r"roi of image \d+ has shape \(4, 8\); the image has \(8, 8\)"):
         kx.select(model, (X, labels), roi=MASKS[:, :4])
-    with pytest.raises(kx.InputError, match="roi has 1 entries, and the data an image at position"):
+    with pytest.raises(kx.InputError, match="roi has 1 entries for 30 images"):
         kx.select(model, (X, labels), roi=MASKS[:1])
+    batches = tf.data.Dataset.from_tensor_slices((X, labels)).batch(8)
+    with pytest.raises(kx.InputError, match="roi has 1 entries, and the data an image at position"):
+        kx.select(model, batches, roi=MASKS[:1])
     with pytest.raises(kx.InputError, match=r"roi has shape \(2, 4, 4\); the samples need \(2, 8, 8\)"):
         kx.Samples(X[:2], [0, 0], roi=np.zeros((2, 4, 4)))
+
+
+def test_what_can_not_be_a_region_is_refused_at_once(model, labels):
+    """By the callback too, since in training it would cost every round."""
+    wrong = [
+        ("masks", "roi must be a dict or function of an image's id, or a sequence; got str"),
+        (MASKS[:7], "roi has 7 entries for 30 images"),
+        (MASKS[:, ::2], r"roi of image 0 has shape \(4, 8\); the image has \(8, 8\)"),
+        ({3: np.full((8, 8), np.nan)}, "roi of image 3 has NaN or infinite entries"),
+    ]
+    for roi, words in wrong:
+        with pytest.raises(kx.InputError, match=words):
+            ExplanationCallback((X, labels), roi=roi)
+    later = [
+        (
+            {f"{i}.png": MASKS[i] for i in range(30)},
+            r"None of roi's 30 ids \('0.png', ...\) is the id of an image; .*'0'",
+        ),
+        (lambda name: MASKS[name], r"roi\('\d+'\) failed. IndexError"),
+        (lambda name: Circle(3, 3, 1), r"is a Circle; give a mask, None or Roi\(\(8, 8\), \[shapes\]\)"),
+    ]
+    for roi, words in later:
+        with pytest.raises(kx.InputError, match=words):
+            kx.select(model, (X, labels), roi=roi)
+    with pytest.raises(kx.InputError, match="metrics asks for the localization; give in roi"):
+        ExplanationCallback((X, labels), metrics=["localization"])
+    with pytest.raises(kx.InputError, match="source must be a height and a width"):
+        Roi(48)
+    with pytest.raises(kx.InputError, match="shapes must be a list of Circle"):
+        Roi((48, 48), Circle(3, 3, 1))

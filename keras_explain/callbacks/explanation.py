@@ -20,7 +20,7 @@ from keras_explain.engine import History, Round, explain_round, finite, measure_
 from keras_explain.errors import ExplanationWarning, InputError
 from keras_explain.explainers import Explainer, resolve
 from keras_explain.gradients import Scorer
-from keras_explain.selection import ClassMap, select
+from keras_explain.selection import ClassMap, check_roi, select
 from keras_explain.tracking import MlflowTracker, Tracker
 
 _ACCURACIES = ("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")
@@ -36,8 +36,10 @@ class ExplanationCallback(keras.callbacks.Callback):
     disturbed: a seeded loss history is the same to the bit with and without the callback.
 
     The numbers of a round (`val_explain_<method>_<metric>`) are put into `logs`, so callbacks that stand after this
-    one in the list (`EarlyStopping`, `ModelCheckpoint`, `CSVLogger`, ...) can use them in the epochs that are
-    explained; a number that is not defined, such as the localization of images without a finding, is NaN there. Put `SwapEMAWeights(swap_on_epoch=True)` and the like before it, so that the weights explained are those
+    one in the list (`EarlyStopping`, `ModelCheckpoint`, `CSVLogger`, ...) can use them. Between rounds, and in a round
+    that can not measure it, a number keeps its last value, since Keras would take an epoch without it for the best one;
+    until it has been measured, as the localization of images without a finding, it is NaN. Put
+    `SwapEMAWeights(swap_on_epoch=True)` and the like before this callback, so that the weights explained are those
     evaluated.
 
     Args:
@@ -134,6 +136,9 @@ class ExplanationCallback(keras.callbacks.Callback):
             "roi": roi,
             "seed": seed,
         }
+        check_roi(roi, validation_data)
+        if roi is None and metrics is not None and any(isinstance(m, quality.Localization) for m in self.metrics):
+            raise InputError("metrics asks for the localization; give in roi where the findings are.")
         self._output = output
         self._scorer: Scorer | None = None
         self._worker: ThreadPoolExecutor | None = None
@@ -145,6 +150,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         self.latest: Round | None = None
         self._history, self._complete = History(), True
         self._explained = self._last = -1
+        self._known: dict[str, float] = {}
         self._clock, self._spent, self._cost, self._epochs = time.perf_counter(), 0.0, 0.0, 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -153,12 +159,14 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._begin_fit()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Explain the epoch if it is due, and put its numbers into `logs`."""
+        """Explain the epoch if it is due, and put the newest numbers into `logs`."""
         model = self.model
+        logs = {} if logs is None else logs
         self._last, self._epochs = epoch, self._epochs + 1
         is_last = epoch + 1 == self.params.get("epochs") or model.stop_training
         if (is_last or epoch % self.frequency == 0) and self._affordable(epoch, is_last):
-            self._round(model, epoch, {} if logs is None else logs, is_last)
+            self._round(model, epoch, logs, is_last)
+        logs.update(self._known)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Explain the last epoch if fit ended early, wait for what is still being logged, and close the tracker."""
@@ -220,7 +228,7 @@ class ExplanationCallback(keras.callbacks.Callback):
                 self._scorer, samples, self.explainers, due, self.latest, self._failed, advance
             )
         self.latest, self._complete = found, len(due) == len(self.metrics)
-        logs.update(found.numbers)
+        self._known = {**found.numbers, **self._known, **finite(found.numbers)}
         self._hand_over(found, epoch, found.numbers)
 
     def _measure_last(self) -> None:

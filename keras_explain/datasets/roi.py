@@ -143,7 +143,7 @@ class Roi:
         start, step: (y, x) of the affine map above, as the methods below set them.
 
     Raises:
-        InputError: a size that is not positive.
+        InputError: a size that is not two positive numbers, shapes that are none.
 
     Example:
         >>> from keras_explain.datasets.roi import Box, Circle, Roi
@@ -162,8 +162,10 @@ class Roi:
     def __post_init__(self) -> None:
         for name in ("source", "size"):
             measures = getattr(self, name)
-            if measures is not None and not (len(measures) == 2 and min(measures) >= 1):
+            if measures is not None and not (np.shape(measures) == (2,) and min(measures) >= 1):
                 raise InputError(f"{name} must be a height and a width of at least 1; got {measures}.")
+        if not isinstance(self.shapes, Sequence) or not all(hasattr(shape, "contains") for shape in self.shapes):
+            raise InputError(f"shapes must be a list of Circle, Box, Polygon or Mask; got {self.shapes!r}.")
 
     @property
     def shape(self) -> tuple[int, int]:

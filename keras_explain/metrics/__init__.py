@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_explain.errors import InputError
+from keras_explain.errors import ExplanationWarning, InputError
 from keras_explain.explainers import Explainer
+from keras_explain.explainers import resolve as resolve_explainer
 from keras_explain.gradients import Scorer
 from keras_explain.metrics.border import Border, border_share, breast
 from keras_explain.metrics.completeness import Completeness
@@ -104,9 +106,9 @@ def measure(
     model: Scorer | keras.Model,
     samples: Samples,
     attribution: Attribution,
-    metrics: Sequence[str | Metric] = FREE,
+    metrics: Sequence[str | Metric] | None = None,
     *,
-    explainer: Explainer | None = None,
+    explainer: str | Explainer | None = None,
     others: Sequence[Attribution] = (),
     before: tuple[Samples, Attribution] | None = None,
     evaluations: float | None = None,
@@ -118,15 +120,17 @@ def measure(
         model: what was explained, or a `Scorer` of it. It is left to the bit as it was.
         samples: that were explained; `samples.roi` says where the findings are.
         attribution: of these samples.
-        metrics: names (see `keras_explain.metrics.METRICS`) or metric objects. Those of the default evaluate no model.
-        explainer: that made the attribution, for `"randomization"`, `"sensitivity"` and `"stability"`.
+        metrics: names (see `keras_explain.metrics.METRICS`) or metric objects; an `ExplanationWarning` says which of
+            them do not apply. None is whatever applies of those that evaluate no model.
+        explainer: name or object that made the attribution, for `"randomization"`, `"sensitivity"` and `"stability"`.
         others: what other methods say of the same samples, for `"agreement"`.
         before: samples and attribution of the same method at an earlier time, for `"drift"`.
         evaluations: that the explainer took for each map, for `Randomization(limit=...)`.
         failed: called with a metric that raises and its exception, and the others are done; None raises.
 
     Raises:
-        InputError: an unknown metric, an attribution of other samples; whatever a metric raises.
+        InputError: an unknown metric, an attribution of other samples, an explainer of another method or other
+            settings, two metrics that give numbers of one name; whatever a metric raises.
 
     Example:
         >>> import keras, numpy as np, keras_explain as kx
@@ -140,30 +144,72 @@ def measure(
     """
     if isinstance(metrics, str):
         raise InputError(f"metrics must be a list of names or objects; got {metrics!r}.")
-    if attribution.values.shape[1:] != samples.images.shape[1:] or set(attribution.rows) - set(range(len(samples))):
-        raise InputError(f"The {attribution.method} maps are not of these samples.")
+    _check(samples, attribution, others, before)
+    if explainer is not None:
+        explainer = resolve_explainer(explainer)
+        if failed is None:  # a callback knows its own
+            _check_same(attribution, explainer)
+    if np.array_equal(attribution.rows, np.repeat(np.arange(len(samples)), len(attribution) // max(1, len(samples)))):
+        samples = samples.asking(attribution.targets.reshape(len(samples), -1))
     scorer = Scorer.of(model)
     context = Context(scorer, samples, explainer, others, before, evaluations)
-    measured = dict(attribution.measures)
-    for metric in map(resolve, metrics):
+    fresh: set[str] = set()
+    for metric in map(resolve, FREE if metrics is None else metrics):
         try:
             with untouched(scorer.model):
-                measured |= metric.measure(attribution, context)
+                numbers = metric.measure(attribution, context)
+            if again := fresh & set(numbers):
+                raise InputError(f"{_name(metric)} measures {', '.join(sorted(again))} as another metric does.")
+            attribution = dataclasses.replace(attribution, measures={**attribution.measures, **numbers})
+            fresh |= set(numbers)
         except Exception as error:  # a metric may raise anything, the others are done
             if failed is None:
                 raise
             failed(metric, error)
-    return dataclasses.replace(attribution, measures=measured)
+            continue
+        if not numbers and metrics is not None and failed is None:
+            needs = getattr(metric, "needs", "maps of another kind")
+            words = f"{_name(metric)} measures nothing of these {attribution.method} maps: it needs {needs}."
+            warnings.warn(words, ExplanationWarning, stacklevel=2)
+    return attribution
+
+
+def _name(metric: Metric) -> str:
+    return type(metric).__name__
+
+
+def _check(samples: Samples, attribution: Any, others: Any, before: Any) -> None:
+    if not isinstance(attribution, Attribution):
+        raise InputError(f"attribution must be one Attribution; got {type(attribution).__name__}.")
+    if isinstance(others, Attribution) or not all(isinstance(other, Attribution) for other in others):
+        raise InputError(f"others must be a list of Attributions; got {type(others).__name__}.")
+    if before is not None and [*map(type, before if isinstance(before, tuple) else ())] != [Samples, Attribution]:
+        raise InputError(f"before must be (samples, attribution) of an earlier time; got {type(before).__name__}.")
+    if attribution.values.shape[1:] != samples.images.shape[1:] or set(attribution.rows) - set(range(len(samples))):
+        raise InputError(f"The {attribution.method} maps are not of these samples.")
+
+
+def _check_same(attribution: Attribution, explainer: Explainer) -> None:
+    """Raise if an explainer of this name and these settings cannot have made the attribution."""
+    method = getattr(explainer, "method", attribution.method)
+    if method != attribution.method:
+        raise InputError(f"explainer is of the method {method!r}; the maps are {attribution.method!r}.")
+    for name, value in attribution.settings.items():
+        other = getattr(explainer, name, value)
+        if isinstance(value, (int, float, str)) and isinstance(other, (int, float, str)) and value != other:
+            raise InputError(f"explainer has {name}={other!r}; the maps were made with {name}={value!r}.")
 
 
 def evaluate(
     model: Scorer | keras.Model,
     samples: Samples,
     attribution: Attribution,
-    metrics: Sequence[str | Metric] = FREE,
+    metrics: Sequence[str | Metric] | None = None,
     **given: Any,
 ) -> dict[str, float]:
     """The quality of one attribution as means over its rows, without those for which a measure is not defined.
+
+    The attribution stays as it is; `measure` gives one that carries its numbers into figures, with their verdicts.
 
     Args:
         model, samples, attribution, metrics, given: as in `measure`.
@@ -181,7 +227,8 @@ def evaluate(
         >>> sorted(kx.metrics.evaluate(model, samples, kx.explain(model, samples, "integrated_gradients")))
         ['completeness_error', 'relative_completeness_error']
     """
-    return means(measure(model, samples, attribution, metrics, **given))
+    bare = dataclasses.replace(attribution, measures={}) if isinstance(attribution, Attribution) else attribution
+    return means(measure(model, samples, bare, metrics, **given))
 
 
 def means(attribution: Attribution) -> dict[str, float]:

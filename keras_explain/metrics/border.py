@@ -89,6 +89,9 @@ class Border:
     Args:
         foreground: from an image (*shape, channels) to bool (*shape), what belongs to the object; None is `breast`.
 
+    Raises:
+        InputError: a foreground that is no function.
+
     Example:
         >>> import keras, numpy as np, keras_explain as kx
         >>> samples = kx.Samples(np.array([[[[1.0], [0.0]]]]), [0])
@@ -99,7 +102,12 @@ class Border:
     """
 
     foreground: Callable[[np.ndarray], np.ndarray] | None = None
+    needs: ClassVar[str] = "images of two axes and channels"
     when: ClassVar[str] = "round"
+
+    def __post_init__(self) -> None:
+        if self.foreground is not None and not callable(self.foreground):
+            raise InputError(f"foreground must be a function of an image; got {self.foreground!r}.")
 
     def measure(self, attribution: Attribution, context: Context) -> dict[str, np.ndarray]:
         """Share of the attribution and of the area outside, for each row."""

@@ -36,6 +36,7 @@ class Completeness:
         in the wrong place, and the relative error is large wherever the score hardly changes.
     """
 
+    needs: ClassVar[str] = "a method that promises a sum, samples or fits a surrogate"
     when: ClassVar[str] = "round"
 
     def measure(self, attribution: Attribution, context: Context) -> dict[str, np.ndarray]:

@@ -229,6 +229,7 @@ class Localization:
     """
 
     absolute: bool = False
+    needs: ClassVar[str] = "samples.roi"
     when: ClassVar[str] = "round"
 
     def measure(self, attribution: Attribution, context: Context) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -72,6 +72,7 @@ class Randomization:
         signed maps; the order of the layers decides what is seen (Yona & Greenfeld 2021).
     """
 
+    needs: ClassVar[str] = "a method within its limit of evaluations"
     mode: str = "cascading"
     stages: int = 8
     limit: float | None = None

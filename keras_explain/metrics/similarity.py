@@ -124,6 +124,7 @@ class Agreement:
         agree and be wrong together.
     """
 
+    needs: ClassVar[str] = "others, of the same samples and targets"
     when: ClassVar[str] = "round"
 
     def measure(self, attribution: Attribution, context: Context) -> dict[str, np.ndarray]:
@@ -162,6 +163,7 @@ class Drift:
     Known criticism: it compares what the model shows, and a model can change in what it does not show.
     """
 
+    needs: ClassVar[str] = "before"
     when: ClassVar[str] = "round"
 
     def measure(self, attribution: Attribution, context: Context) -> dict[str, np.ndarray]:

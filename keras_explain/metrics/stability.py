@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -158,6 +158,7 @@ class Stability:
         fixed. Known criticism: a stable answer need not be a true one; see R2.
     """
 
+    needs: ClassVar[str] = "LIME and the explainer that made its maps"
     repeats: int = 10
     features: int = 5
     when: str = "last"
