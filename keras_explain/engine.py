@@ -19,6 +19,7 @@ from keras_explain.explainers import Explainer
 from keras_explain.gradients import Scorer
 from keras_explain.observer import untouched
 from keras_explain.records import Attribution, Samples, save_round
+from keras_explain.verdicts import CHANCE
 
 _PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "lime", "shap", "mlflow")
 _LONGEST_NAME = 80
@@ -132,7 +133,7 @@ def _before(before: Round | None, name: str) -> tuple[Samples, Attribution] | No
 
 def _number_name(method: str, measure: str) -> str:
     """Chance levels belong to the images, and are the same for every method."""
-    return f"val_explain_{measure}" if measure.endswith("_area") else f"val_explain_{plain_name(method)}_{measure}"
+    return f"val_explain_{measure}" if measure in CHANCE.values() else f"val_explain_{plain_name(method)}_{measure}"
 
 
 @dataclass
@@ -147,7 +148,7 @@ class History:
         means: dict[str, dict[str, float]] = {}
         for name, attribution in zip(found.methods, found.attributions, strict=True):
             for measure, mean in finite(metrics.means(attribution)).items():
-                means.setdefault(measure, {})["" if measure.endswith("_area") else name] = mean
+                means.setdefault(measure, {})["" if measure in CHANCE.values() else name] = mean
         if self.epochs[-1:] == [epoch]:
             self.rounds[-1] = means
         else:

@@ -11,6 +11,8 @@ ExplanationWarning(UserWarning) something was skipped or cannot be trusted; trai
 
 from __future__ import annotations
 
+import numpy as np
+
 
 class ExplainError(Exception):
     """Base of every error that `keras_explain` raises on purpose."""
@@ -30,6 +32,13 @@ class RuleError(ExplainError, ValueError):
 
 class MissingExtra(ExplainError, ImportError):
     """An optional package is needed and absent."""
+
+
+def check_counts(least: int, **counts: int | None) -> None:
+    """Raise unless every number is whole and at least `least`; None is left alone."""
+    for name, count in counts.items():
+        if count is not None and not (isinstance(count, (int, np.integer)) and count >= least):
+            raise InputError(f"{name} must be a whole number, at least {least}; got {count!r}.")
 
 
 class ExplanationWarning(UserWarning):

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_explain.errors import InputError
 from keras_explain.records import Attribution, Samples
-from keras_explain.verdicts import verdicts
+from keras_explain.verdicts import CHANCE, verdicts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +30,6 @@ _MAP = "RdBu_r"
 # Whatever style the user has set: black on white, no LaTeX, and a dollar sign in a name starts no formula.
 _PLAIN: dict[str, Any] = {"color": "black", "usetex": False, "parse_math": False}
 _OUTLINE = "#ffd400"
-_CHANCE = dict.fromkeys(("pointing_game", "relevance_mass", "relevance_rank", "auprc"), "roi_area") | {
-    "border_share": "border_area"
-}
 _GOOD, _BAD = "#00695c", "#b3261e"  # told apart by the colour-blind too, and by tick and cross
 # Okabe and Ito's colours, for lines: each method its own in every figure, the last three for a user's.
 _METHODS = ("vanilla", "guided", "rectified", "integrated_gradients", "lime", "gradient_shap")
@@ -126,8 +123,8 @@ def history(
 
     Args:
         epochs: of the explained rounds, counted from 1.
-        curves: for each measure, for each method, one number a round, None where there is none. A measure whose name
-            ends in `_area` is the chance level of others and is drawn dashed in their plots.
+        curves: for each measure, for each method, one number a round, None where there is none. `roi_area`
+            and `border_area` are the chance levels of others and are drawn dashed in their plots.
         title: written above everything.
 
     Returns:
@@ -153,7 +150,7 @@ def history(
     counts = {
         measure: max(len(line) - line.count(None) for line in map(list, curves[measure].values())) for measure in curves
     }
-    drawn = [measure for measure in curves if not measure.endswith("_area") and counts[measure] >= least]
+    drawn = [measure for measure in curves if measure not in CHANCE.values() and counts[measure] >= least]
     methods = list(dict.fromkeys([*_METHODS, *(method for measure in drawn for method in curves[measure])]))
     rows = max(1, -(-len(drawn) // _COLUMNS))
     figure = Figure((_CELL * _COLUMNS, 2.5 * _CAPTION + rows * _PLOT), dpi=110, facecolor="white")
@@ -167,7 +164,7 @@ def history(
         for method, line in lines.items():
             colour = _LINES[methods.index(method) % len(_LINES)]
             (handles[method],) = axes.plot(epochs, line, color=colour, linewidth=1.2, marker="o", markersize=2.5)
-        chance = curves.get(_CHANCE.get(measure, ""), {})
+        chance = curves.get(CHANCE.get(measure, ""), {})
         for level in chance.values():
             (handles["chance"],) = axes.plot(
                 epochs, np.array(level, "float64"), color="#777777", linewidth=1, linestyle="--", marker="_"

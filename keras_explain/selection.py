@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_explain.errors import InputError
+from keras_explain.errors import InputError, check_counts
 from keras_explain.gradients import Scorer
 from keras_explain.observer import untouched
 from keras_explain.outputs import Head
@@ -109,7 +109,7 @@ def select(
         output: name of the output, where the model has several.
         roi: where the finding of each image is, as a (h, w) mask or an object with `mask()` such as
             `keras_explain.datasets.roi.Roi`, or None where it has none: a dict or function of an image's id (text, the
-            position where the data have no ids), or a sequence in the order of the data.
+            position where the data have no ids), or a sequence in the order of the data, which must not be shuffled.
         seed: of the background draw.
 
     Returns:
@@ -127,9 +127,8 @@ def select(
         >>> kx.select(model, (x, np.array([0, 1, 0, 1]))).ids
         ('0', '3')
     """
-    for name, number in (("images_per_class", images_per_class), ("candidates", candidates)):
-        if number is not None and number < 1:
-            raise InputError(f"{name} must be at least 1; got {number}.")
+    check_counts(1, images_per_class=images_per_class, candidates=candidates)
+    check_counts(0, background=background)
     check_roi(roi, data)
     scorer = Scorer.of(model, output)
     search = _Search(ClassMap(class_map), images_per_class, background, np.random.default_rng(seed))

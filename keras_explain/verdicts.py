@@ -10,6 +10,11 @@ from keras_explain.records import Attribution
 
 MOST_RELATIVE_ERROR = 0.05
 LEAST_R2 = 0.5
+# Measures that belong to the images and not to a method: the levels that others have by chance.
+CHANCE = dict.fromkeys(("pointing_game", "relevance_mass", "relevance_rank", "auprc"), "roi_area") | {
+    "border_share": "border_area"
+}
+_ROUNDING = 1e-6
 
 
 class Verdict(NamedTuple):
@@ -46,7 +51,7 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
     error = attribution.relative_completeness_error[r]
     if np.isfinite(error):
         good = bool(error <= MOST_RELATIVE_ERROR)
-        missed = f"{100 * error:.2g} %" if error >= 1e-4 else "< 0.01 %"
+        missed = f"{100 * error:.{0 if error >= 0.1 else 1}f} %" if error >= 1e-3 else "< 0.1 %"
         found.append(Verdict(f"{'complete' if good else 'not complete'}: misses {missed}", good))
     if "r2" in attribution.details:
         r2 = attribution.details["r2"][r]
@@ -56,13 +61,14 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
     if "randomization_passed" in measured:
         good = bool(measured["randomization_passed"])
         found.append(Verdict(f"{'passes' if good else 'fails'} randomization", good))
-    if {"auprc", "roi_area"} <= measured.keys():
+    if measured.get("roi_area", 1.0) < 1 and "auprc" in measured:
         auprc, area = measured["auprc"], measured["roi_area"]
         good = bool(auprc >= min(2 * area, (1 + area) / 2))
         words = "better" if good else "hardly better" if auprc > area else "no better"
-        found.append(Verdict(f"{words} than chance at ROI: {auprc:.2f} vs {area:.2f}", good))
+        found.append(Verdict(f"{words} than chance at ROI: {auprc:.2g} vs {area:.2g}", good))
     if {"border_share", "border_area"} <= measured.keys():
         share, area = measured["border_share"], measured["border_area"]
-        words = f"{'below' if share <= area else 'above'} chance on background: {share:.0%} vs {area:.0%}"
-        found.append(Verdict(words, bool(share <= area)))
+        good = bool(share <= area * (1 + _ROUNDING))
+        words = f"{'below' if good else 'above'} chance on background: {share:.0%} vs {area:.0%}"
+        found.append(Verdict(words, good))
     return found

@@ -264,6 +264,65 @@ def test_dear_metrics_are_measured_in_the_last_round_alone(tmp_path, end):
     np.testing.assert_array_equal(found.values, kx.explain(model, kx.select(model, (X, Y)), "vanilla").values)
 
 
+def test_a_failed_last_round_is_not_measured_in_its_place(tmp_path):
+    """The maps of an earlier epoch say nothing of the weights of a later one."""
+    failing = {"on": False}
+
+    class Breaks(kx.Saliency):
+        def explain(self, scorer, samples):
+            return super().explain(scorer, samples)
+
+    class Data(keras.utils.PyDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            if failing["on"]:
+                raise OSError("the disk is gone")
+            return X[16 * index : 16 * index + 16], Y[16 * index : 16 * index + 16]
+
+    explain = ExplanationCallback(
+        Data(), ["vanilla"], tracker=kx.DirectoryTracker(tmp_path), frequency=1, on_error="warn"
+    )
+    fails = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: failing.update(on=epoch == 1))
+    with pytest.warns(kx.ExplanationWarning, match="the round of epoch 2 failed"):
+        fit(build(), [explain, fails], epochs=2)
+    assert rounds(tmp_path) == ["epoch_0000"]
+    written = (tmp_path / "explanations" / "metrics.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[0] for line in written} == {"0"}
+    assert not any("randomization" in line for line in written)
+
+
+def test_each_method_is_compared_with_the_others_and_limited_by_its_own_cost(tmp_path):
+    seen = {}
+
+    class Spy:
+        when = "round"
+
+        def measure(self, attribution, context):
+            seen[attribution.method] = ([other.method for other in context.others], context.evaluations)
+            return {}
+
+    class Last(Spy):
+        when = "last"
+
+        def measure(self, attribution, context):
+            seen["last"] = context.before
+            return {"lesion_area": np.full(len(attribution), float(len(attribution.method)))}
+
+    stop = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(stop.model, "stop_training", True))
+    explain = callback(tmp_path, ["vanilla", "guided"], metrics=[Spy(), Last()])
+    fit(build(), [explain, stop], epochs=5)
+    assert seen["vanilla"] == (["guided"], 1)
+    assert seen["guided"] == (["vanilla"], 1)
+    assert explain.latest.numbers["val_explain_vanilla_lesion_area"] == 7  # a user's own name, kept by method
+    assert explain.latest.numbers["val_explain_guided_lesion_area"] == 6
+    assert repr(explain.latest) == "Round of 2 images explained by vanilla, guided"
+    curves = explain._history
+    assert curves.epochs == [0]
+    assert len(curves.rounds) == 1
+
+
 def test_a_dear_metric_is_measured_in_every_round_if_asked(tmp_path):
     fit(build(), [callback(tmp_path, metrics=[kx.metrics.Randomization(stages=2, when="round")])], epochs=2)
     for epoch in range(2):

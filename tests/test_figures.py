@@ -1,5 +1,6 @@
 """What the pictures show, read back from their pixels and words."""
 
+import dataclasses
 import io
 
 import matplotlib
@@ -200,19 +201,24 @@ def test_curves_can_be_read_and_keep_their_colours():
 
 
 THRESHOLDS = [
-    ({"base_score": [0.0]}, {}, 64 / 1.06, "not complete: misses 6 %", False),
-    ({"base_score": [0.0]}, {}, 64 / 1.04, "complete: misses 4 %", True),
-    ({"base_score": [0.0]}, {}, 64 * (1 + 1e-6), "complete: misses < 0.01 %", True),
+    ({"base_score": [0.0]}, {}, 64 / 1.06, "not complete: misses 6.0 %", False),
+    ({"base_score": [0.0]}, {}, 64 / 1.04, "complete: misses 4.0 %", True),
+    ({"base_score": [0.0]}, {}, 64 / 1.0501, "not complete: misses 5.0 %", False),
+    ({"base_score": [0.0]}, {}, 64 / 1.04999, "complete: misses 5.0 %", True),
+    ({"base_score": [0.0]}, {}, 64 / 40, "not complete: misses 3900 %", False),
+    ({}, {"auprc": 0.02, "roi_area": 0.004}, 1, "better than chance at ROI: 0.02 vs 0.004", True),
+    ({}, {"border_share": 0.5 + 1e-9, "border_area": 0.5}, 1, "below chance on background: 50% vs 50%", True),
+    ({"base_score": [0.0]}, {}, 64 * (1 + 1e-6), "complete: misses < 0.1 %", True),
     ({"details": {"r2": [0.49]}}, {}, 1, "surrogate does not fit: R² 0.49", False),
     ({"details": {"r2": [0.5]}}, {}, 1, "surrogate fits: R² 0.50", True),
     ({"details": {"r2": [np.nan]}}, {}, 1, "hiding changes nothing", False),
     ({}, {"randomization_passed": 1.0}, 1, "passes randomization", True),
     ({}, {"randomization_passed": 0.0}, 1, "fails randomization", False),
-    ({}, {"auprc": 0.2, "roi_area": 0.1}, 1, "better than chance at ROI: 0.20 vs 0.10", True),
-    ({}, {"auprc": 0.19, "roi_area": 0.1}, 1, "hardly better than chance at ROI: 0.19 vs 0.10", False),
-    ({}, {"auprc": 0.1, "roi_area": 0.1}, 1, "no better than chance at ROI: 0.10 vs 0.10", False),
-    ({}, {"auprc": 0.8, "roi_area": 0.5}, 1, "better than chance at ROI: 0.80 vs 0.50", True),
-    ({}, {"auprc": 0.7, "roi_area": 0.5}, 1, "hardly better than chance at ROI: 0.70 vs 0.50", False),
+    ({}, {"auprc": 0.2, "roi_area": 0.1}, 1, "better than chance at ROI: 0.2 vs 0.1", True),
+    ({}, {"auprc": 0.19, "roi_area": 0.1}, 1, "hardly better than chance at ROI: 0.19 vs 0.1", False),
+    ({}, {"auprc": 0.1, "roi_area": 0.1}, 1, "no better than chance at ROI: 0.1 vs 0.1", False),
+    ({}, {"auprc": 0.8, "roi_area": 0.5}, 1, "better than chance at ROI: 0.8 vs 0.5", True),
+    ({}, {"auprc": 0.7, "roi_area": 0.5}, 1, "hardly better than chance at ROI: 0.7 vs 0.5", False),
     ({}, {"border_share": 0.5, "border_area": 0.5}, 1, "below chance on background: 50% vs 50%", True),
     ({}, {"border_share": 0.6, "border_area": 0.5}, 1, "above chance on background: 60% vs 50%", False),
 ]
@@ -229,8 +235,9 @@ def test_what_was_not_measured_has_no_verdict():
     unknown = {name: np.array([np.nan]) for name in ("auprc", "roi_area", "border_share", "randomization_passed")}
     stages = {"randomization_ssim_stages": np.ones((1, 8))}
     assert verdicts(attribution_with(np.ones((1, 8, 8, 1)), measures=unknown | stages), 0)[1:] == []
+    whole = {"auprc": np.array([1.0]), "roi_area": np.array([1.0])}  # no map can be elsewhere
     vanilla = kx.Attribution("vanilla", np.ones((1, 8, 8, 1)), [1], [0], [1.0])
-    assert verdicts(vanilla, 0) == []
+    assert verdicts(vanilla, 0) == verdicts(dataclasses.replace(vanilla, measures=whole), 0) == []
 
 
 def test_verdicts_have_room_and_do_not_meet_what_follows():

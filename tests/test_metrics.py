@@ -1,6 +1,7 @@
 """Quality numbers: a perfect and an inverted case, what must not change them, and what others say of the same maps."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import keras
@@ -304,13 +305,19 @@ def test_pixels_of_equal_value_are_exchanged_in_random_order():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Faithfulness(steps=0), "steps must be at least 1"),
+        (lambda: Faithfulness(steps=0), "steps must be a whole number, at least 1"),
         (lambda: Faithfulness(baseline="black"), "baseline must be 'blur', 'mean' or a number"),
         (lambda: Randomization(mode="all"), "mode must be 'cascading' or 'independent'"),
-        (lambda: Randomization(stages=0), "stages must be at least 1"),
-        (lambda: Sensitivity(samples=0), "samples must be at least 1"),
-        (lambda: Sensitivity(radius=0), "radius positive"),
-        (lambda: Stability(repeats=1), "repeats must be at least 2"),
+        (lambda: Randomization(stages=0), "stages must be a whole number, at least 1; got 0"),
+        (lambda: Randomization(stages=2.5), "stages must be a whole number, at least 1; got 2.5"),
+        (lambda: Randomization(seed=-1), "seed must be a whole number, at least 0; got -1"),
+        (lambda: Randomization(limit=-1), "limit must be positive or None; got -1"),
+        (lambda: Faithfulness(baseline=None), "baseline must be 'blur', 'mean' or a number; got None"),
+        (lambda: Faithfulness(baseline=np.nan), "baseline must be 'blur', 'mean' or a number; got nan"),
+        (lambda: Sensitivity(radius=np.nan), "radius must be positive; got nan"),
+        (lambda: Sensitivity(samples=0), "samples must be a whole number, at least 1"),
+        (lambda: Sensitivity(radius=0), "radius must be positive; got 0"),
+        (lambda: Stability(repeats=1), "repeats must be a whole number, at least 2"),
         (lambda: kx.metrics.resolve("fidelity"), "There is no metric 'fidelity'; known are completeness"),
         (lambda: kx.metrics.resolve(Faithfulness), "A metric is a name or an object"),
     ],
@@ -488,15 +495,211 @@ def test_new_values_have_the_spread_of_the_initializers_and_differ(trained):
     assert np.std(drawn) == pytest.approx(0.5, rel=0.1)  # RandomNormal(0, 0.5)
 
 
+def names_of(model, stages, shape=(8, 8, 1), output=None):
+    scorer = kx.Scorer(model, output)
+    return [[layer.name for layer in group] for group in stages_of(scorer, np.zeros((1, *shape)), stages)]
+
+
 def test_stages_open_nested_models_from_the_output_downwards():
     inner = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3, name="a"), layers.Conv2D(2, 3, name="b")])
     model = keras.Sequential([keras.Input((8, 8, 1)), inner, layers.Flatten(), layers.Dense(2, name="c")])
-    assert [[layer.name for layer in group] for group in stages_of(model, 8)] == [["c"], ["b"], ["a"]]
-    assert [[layer.name for layer in group] for group in stages_of(model, 2)] == [["c"], ["b", "a"]]
-    assert [[layer.name for layer in group] for group in stages_of(model, 1)] == [["c", "b", "a"]]
-    assert sum(len(own_weights(layer)) for group in stages_of(model, 8) for layer in group) == len(model.weights)
+    assert names_of(model, 8) == [["c"], ["b"], ["a"]]
+    assert names_of(model, 2) == [["c"], ["b", "a"]]
+    assert names_of(model, 1) == [["c", "b", "a"]]
+    groups = stages_of(kx.Scorer(model), np.zeros((1, 8, 8, 1)), 8)
+    assert sum(len(own_weights(layer)) for group in groups for layer in group) == len(model.weights)
     with pytest.raises(kx.InputError, match="no weights that could be randomized"):
-        stages_of(keras.Sequential([keras.Input((4,)), layers.Activation("softmax")]), 8)
+        names_of(keras.Sequential([keras.Input((4,)), layers.Activation("softmax")]), 8, (4,))
+
+
+def test_stages_follow_the_calls_to_the_explained_output():
+    """Not the order in which layers were made, once for a layer that is called twice, and no other output's head."""
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.head = layers.Dense(2, activation="softmax", name="head")
+            self.twice, self.first = layers.Dense(4, name="twice"), layers.Dense(4, name="first")
+
+        def call(self, x):
+            return self.head(self.twice(self.twice(self.first(x))))
+
+    model = Subclassed()
+    model(np.zeros((1, 4)))
+    assert names_of(model, 8, (4,)) == [["head"], ["twice"], ["first"]]
+    image = keras.Input((4,))
+    body = layers.Dense(3, name="body")(image)
+    aside = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="inner"), layers.Dense(2, "softmax")], name="b")
+    heads = {"a": layers.Dense(2, "softmax", name="a")(body), "b": aside(body)}
+    for outputs, output in ((heads, "a"), (list(heads.values()), "a")):
+        assert names_of(keras.Model(image, outputs), 8, (4,), output) == [["a"], ["body"]]
+
+
+def test_every_kind_of_weight_is_given_new_values():
+    """By Keras' own initializers where there are some, else by noise of the trained spread."""
+
+    class Odd(keras.initializers.Initializer):
+        def __init__(self, needed):
+            self.needed = needed
+
+        def __call__(self, shape, dtype=None):
+            return keras.random.normal(shape, dtype=dtype)  # draws from the generator that training uses
+
+    keras.utils.set_random_seed(0)
+    kinds = [
+        (
+            layers.DepthwiseConv2D(5, depthwise_initializer=keras.initializers.RandomNormal(3.0, 0.1)),
+            (8, 8, 30),
+            3.0,
+            0.1,
+        ),
+        (layers.LSTM(30, recurrent_initializer=keras.initializers.RandomNormal(2.0, 0.1)).cell, (30,), 2.0, 0.1),
+        (layers.Dense(30, kernel_initializer=Odd(1)), (30,), 5.0, 0.3),
+    ]
+    for layer, shape, mean, spread in kinds:
+        layer.build((None, *shape))
+        variable = layer.weights[-2] if hasattr(layer, "recurrent_kernel") else layer.weights[0]
+        variable.assign(np.random.default_rng(9).normal(5, 0.3, variable.shape))
+        twin = np.array(variable.numpy())
+        state = np.array(keras.random.uniform((3,), seed=1)), keras.src.random.seed_generator.global_seed_generator()
+        before = np.array(state[1].state.numpy())
+        kx.metrics.randomization.reinitialize(layer, [0, 0, 0])
+        now = variable.numpy()
+        assert now.mean() == pytest.approx(mean, abs=0.05)
+        assert now.std() == pytest.approx(spread, rel=0.1)
+        assert abs(np.corrcoef(now.ravel(), twin.ravel())[0, 1]) < 0.2
+        np.testing.assert_array_equal(state[1].state.numpy(), before)
+    quantized = keras.Sequential([keras.Input((30,)), layers.Dense(30)])
+    quantized.layers[0].quantize("int8")
+    (kernel,) = (v for v in own_weights(quantized.layers[0]) if not keras.backend.is_float_dtype(v.dtype))
+    before = np.array(kernel.numpy())
+    kx.metrics.randomization.reinitialize(quantized.layers[0], [0])
+    assert (kernel.numpy() != before).mean() > 0.5
+    np.testing.assert_array_equal(np.sort(kernel.numpy(), axis=None), np.sort(before, axis=None))
+
+
+def test_new_values_differ_between_layers_weights_stages_and_seeds():
+    layer = layers.Dense(20, bias_initializer="random_normal", kernel_initializer="random_normal")
+    layer.build((None, 20))
+    drawn = []
+    for seed in ([0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]):
+        kx.metrics.randomization.reinitialize(layer, seed)
+        drawn += [layer.kernel.numpy()[0].copy(), layer.bias.numpy().copy()]
+    assert len({row.tobytes() for row in drawn}) == len(drawn)
+    model = small_cnn()
+    samples = kx.Samples(np.random.default_rng(0).random((1, 8, 8, 1)), [0])
+    seen = []
+
+    class Watching(kx.Saliency):
+        def explain(self, scorer, samples):
+            seen.append([np.array(v.numpy()) for v in scorer.model.weights if len(v.shape) > 1])
+            return super().explain(scorer, samples)
+
+    found = kx.explain(model, samples, "vanilla")
+    kx.metrics.measure(model, samples, found, [Randomization("independent", seed=3)], explainer=Watching())
+    own = np.array(model.layers[0].kernel.numpy())
+    # Stage k draws with [seed, k, place in the group]: the lowest convolution, in stage 2, not as in stage 0.
+    kernel = model.layers[0].kernel
+    try:
+        kx.metrics.randomization.reinitialize(model.layers[0], [3, 2, 0])
+        np.testing.assert_array_equal(seen[3][0], kernel.numpy())
+    finally:
+        kernel.assign(own)
+
+
+def test_a_normalisation_on_top_is_turned_round_too(random):
+    model = keras.Sequential(
+        [keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(2), layers.BatchNormalization(), layers.Softmax()]
+    )
+    model.layers[2].moving_mean.assign([0.1, 0.2])
+    samples = kx.Samples(random.random((2, 4, 4, 1)), [0, 1])
+    found = kx.explain(model, samples, "vanilla")
+    measured = kx.metrics.measure(model, samples, found, ["randomization"], explainer=kx.Saliency()).measures
+    np.testing.assert_allclose(measured["randomization_spearman_stages"][:, 0], 0, atol=1e-6)
+
+
+def test_a_method_does_not_pass_because_the_new_values_kill_the_network(random):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 1)),
+            layers.Conv2D(4, 3, activation="relu", kernel_initializer="zeros"),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.layers[0].kernel.assign(random.normal(size=(3, 3, 1, 4)))
+    samples = kx.Samples(random.random((3, 16, 16, 1)), [0, 1, 0])
+    found = kx.explain(model, samples, "guided")
+    measured = kx.metrics.measure(model, samples, found, ["randomization"], explainer="guided").measures
+    for name in ("spearman", "spearman_absolute", "ssim"):
+        stages = measured[f"randomization_{name}_stages"]
+        assert np.isnan(stages[:, 2]).all()
+        np.testing.assert_allclose(measured[f"randomization_{name}"], stages[:, :2].mean(axis=1))
+
+
+class Halves:
+    """Two images: the map of the first stays, that of the second is turned round with each new set of weights."""
+
+    def explain(self, scorer, samples):
+        flip = 1.0 if scorer.model.layers[-1].kernel.numpy()[0, 0] == 7 else -1.0
+        warnings.warn("of a random model", kx.ExplanationWarning, stacklevel=2) if flip < 0 else None
+        ramp = np.linspace(-1, 1, 256).reshape(16, 16, 1)
+        values = np.stack([ramp, 0.5 * ramp + 0.1 * ramp**2]) * np.array([1.0, flip]).reshape(2, 1, 1, 1)
+        return kx.Attribution("halves", values, samples.targets.ravel(), samples.rows, score=[0.0] * 2)
+
+
+def test_the_verdict_is_one_for_the_method_and_turns_at_one_half(random):
+    model = keras.Sequential([keras.Input((16, 16, 1)), layers.Flatten(), layers.Dense(2, activation="softmax")])
+    model.layers[-1].kernel.assign(np.full((256, 2), 7.0))
+    samples = kx.Samples(random.random((2, 16, 16, 1)), [0, 1])
+    found = Halves().explain(kx.Scorer(model), samples)
+    measured = kx.metrics.measure(model, samples, found, ["randomization"], explainer=Halves()).measures
+    np.testing.assert_allclose(measured["randomization_spearman"], [1, -1])
+    np.testing.assert_array_equal(measured["randomization_passed"], [1, 1])  # 0 on average
+    for left, passed in ((0.499, 1), (0.501, 0)):
+        assert kx.metrics.randomization._less(left, kx.metrics.randomization.MOST_RANK_LEFT) == passed
+
+
+def test_arun_compares_with_fifty_pairs_of_different_images(random):
+    values = random.random((12, 16, 16, 1))
+    rows, targets = np.repeat(np.arange(6), 2), np.tile([0, 1], 6)
+    values[1::2] = values[::2]  # the two targets of an image have one map, which must not count
+    found = attribution(values, targets=targets, rows=rows)
+    different = [ssim(values[[i]], values[[j]])[0] for i in range(12) for j in range(i) if rows[i] != rows[j]]
+    assert len(different) == 60
+    drawn = kx.metrics.randomization._ssim_of_images(found, 0)
+    assert abs(drawn - np.mean(different)) < 0.01
+    assert kx.metrics.randomization._MOST_PAIRS == 50
+    few = attribution(values[:4], targets=targets[:4], rows=rows[:4])
+    assert kx.metrics.randomization._ssim_of_images(few, 0) == pytest.approx(
+        ssim(values[[0]], values[[2]])[0]
+    )  # four pairs, all alike
+
+
+def test_the_limit_counts_every_explanation(random):
+    samples = kx.Samples(random.random((1, 8, 8, 1)), [0])
+    model = kx.Scorer(small_cnn())
+    found = kx.explain(model, samples, "vanilla")
+
+    def measured(limit, evaluations=3.0):
+        metric = Randomization(stages=2, limit=limit)
+        return metric.measure(found, Context(model, samples, kx.Saliency(), evaluations=evaluations))
+
+    assert measured(9)
+    assert not measured(8.9)
+    assert measured(1, evaluations=None)  # not counted
+
+
+def test_measuring_leaves_the_explainer_as_it_was(random):
+    samples = kx.Samples(random.random((1, 8, 8, 1)), [0])
+    model = kx.Scorer(small_cnn())
+    lime = kx.Lime(30, lambda image: np.arange(64).reshape(8, 8) // 8, hide=0.0)
+    found = kx.explain(model, samples, lime)
+    kept = lime.explanations
+    kx.metrics.measure(model, samples, found, ["randomization", "sensitivity", "stability"], explainer=lime)
+    assert lime.explanations is kept
 
 
 # Sensitivity and stability
@@ -529,6 +732,11 @@ def test_sensitivity_of_a_constant_is_nothing_and_of_the_image_itself_is_that_of
     np.testing.assert_allclose(measured.measures["max_sensitivity"], norms.max(axis=0), rtol=1e-5)
     smaller = kx.metrics.measure(model, samples, found, [Sensitivity(3, 0.05, seed=1)], explainer=Image())
     np.testing.assert_allclose(2 * smaller.measures["max_sensitivity"], norms.max(axis=0), rtol=1e-5)
+    flat = kx.Samples(np.full((2, 8, 8, 1), 0.5), [0, 1])
+    nothing = attribution(np.zeros((2, 8, 8, 1)), "image", targets=[0, 1])
+    for given in (flat, samples):  # no range to take the noise from, no map to compare with
+        number = kx.metrics.evaluate(model, given, nothing, ["sensitivity"], explainer=Image())["max_sensitivity"]
+        assert np.isnan(number)
 
 
 def test_stability_indices_in_small_numbers():
@@ -542,6 +750,43 @@ def test_stability_indices_in_small_numbers():
     assert coefficients_stability(chosen, weights, errors) == pytest.approx(100 * np.mean([1 / 3, 1]))
     assert coefficients_stability(chosen, weights * 10, errors) == pytest.approx(50)
     assert np.isnan(coefficients_stability(np.array([[0], [1], [2]]), np.zeros((3, 3)), np.ones((3, 3))))
+    assert np.isnan(coefficients_stability(np.array([[0], [0]]), np.ones((2, 1)), np.full((2, 1), np.nan)))
+    for gap, overlap in ((1.959, 100), (1.961, 0)):
+        ends = np.array([[0.0], [gap]])
+        assert coefficients_stability(np.array([[0], [0]]), ends, np.full((2, 1), 0.5)) == overlap
+
+
+def test_stability_is_of_its_own_target_and_image_and_of_the_strongest_features():
+    """A linear model: LIME's weights are known but for the ridge, and those of largest absolute value are chosen."""
+    weights = np.zeros((16, 2), "float32")
+    weights[:, 0] = [-9, 8, 1, 0.1] * 4
+    weights[:, 1] = 0.01
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(2)])
+    model.set_weights([weights, np.zeros(2)])
+    model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    columns, images = np.tile(np.arange(4), (4, 1)), np.ones((2, 4, 4, 1))
+    images[1, :, 2:] = 10000  # in the second image, the other two columns are the strongest
+    lime = kx.Lime(200, lambda image: columns if image[0, 3, 0] == image[0, 0, 0] else columns[:, ::-1], hide=0.0)
+    samples = kx.Samples(images, [[0, 1]] * 2)
+    found = kx.explain(model, samples, lime)
+    context = Context(kx.Scorer(model), samples, lime)
+    measured = Stability(repeats=3, features=2).measure(found, context)
+    assert measured["vsi"][0] == measured["vsi"][2] == 100
+    one = Stability(repeats=3, features=2)
+    again = [one._repeated(found.details["segments"][row], sample, lime, context) for sample, row in ((0, 0), (1, 2))]
+    for sample, runs in enumerate(again):
+        for t in range(2):
+            w = np.array([run.details["weights"][t] for run in runs])
+            e = np.array([run.details["weight_error"][t] for run in runs])
+            chosen = np.argsort(-np.abs(w), axis=1, kind="stable")[:, :2]
+            assert measured["csi"][2 * sample + t] == pytest.approx(coefficients_stability(chosen, w, e))
+            assert measured["vsi"][2 * sample + t] == pytest.approx(variables_stability(chosen))
+    first = [set(np.argsort(-np.abs(run.details["weights"][0]))[:2]) for run in again[0]]
+    assert first == [{0, 1}] * 3  # -9 and 8: sign does not count
+    seeds = [run.settings["seed"] for run in again[0]]
+    assert lime.seed not in seeds
+    assert len(set(seeds)) == 3
+    assert np.isnan(Stability(repeats=2, features=4).measure(found, context)["vsi"]).all()  # all of them, always
 
 
 def test_the_errors_of_limes_weights_are_those_written_out(random):
@@ -813,3 +1058,94 @@ def test_arguments_that_can_not_belong_to_the_maps_are_refused(random):
         evaluate(gradient, before=gradient)
     with pytest.raises(kx.InputError, match="foreground must be a function of an image; got 3"):
         kx.metrics.Border(3)
+
+
+def test_a_metric_that_gives_no_numbers_is_told_and_the_others_are_done(random):
+    class Odd:
+        when = "round"
+
+        def __init__(self, given):
+            self.given = given
+
+        def measure(self, attribution, context):
+            return {"mine": self.given}
+
+    samples = kx.Samples(random.random((2, 8, 8, 1)), [0, 1])
+    model = kx.Scorer(small_cnn())
+    found = kx.explain(model, samples, "vanilla")
+    for given, words in (
+        (1.0, r"measures\['mine'\] has shape \(\) for 2 maps"),
+        ([1.0], r"measures\['mine'\] has shape \(1,\) for 2 maps"),
+        (["a", "b"], "Odd must give numbers; mine are none"),
+    ):
+        told = []
+        measured = kx.metrics.measure(
+            model, samples, found, [Odd(given), "border"], failed=lambda metric, error, told=told: told.append(metric)
+        )
+        assert list(measured.measures) == ["border_share", "border_area"]
+        assert [type(metric) for metric in told] == [Odd]
+        with pytest.raises(kx.InputError, match=words):
+            kx.metrics.measure(model, samples, found, [Odd(given)])
+    own = [Odd([1.0, np.nan])]
+    assert kx.metrics.evaluate(model, samples, found, own) == {"mine": 1.0}
+
+
+def test_maps_of_other_samples_are_refused_and_agree_with_nothing(random):
+    samples = kx.Samples(random.random((2, 8, 8, 1)), [0, 1])
+    model = kx.Scorer(small_cnn())
+    found = kx.explain(model, samples, "vanilla")
+    with pytest.raises(kx.InputError, match="The vanilla maps are not of these samples"):
+        kx.metrics.measure(model, samples[[0]], found)
+    swapped = dataclasses.replace(found, rows=[1, 0])
+    with pytest.warns(kx.ExplanationWarning, match="needs others, of the same samples and targets"):
+        kx.metrics.evaluate(model, samples, found, ["agreement"], others=[swapped])
+
+
+def test_ssim_is_that_of_scikit_image_written_out(random):
+    """Gaussian weights of sigma 1.5 on 11 pixels, a data range of 1."""
+    first, second = random.normal(size=(2, 1, 11, 13, 1))
+    one, other = ((np.abs(v) - np.abs(v).min()) / np.ptp(np.abs(v)) for v in (first[0, ..., 0], second[0, ..., 0]))
+    window = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(window, window) / window.sum() ** 2
+    numbers = []
+    for c in range(5, 8):  # the only row whose windows lie inside
+        a, b = (v[:, c - 5 : c + 6] for v in (one, other))
+        m, n = (window * a).sum(), (window * b).sum()
+        va, vb, cov = (
+            121 / 120 * ((window * u * v).sum() - (window * u).sum() * (window * v).sum())  # as of a sample
+            for u, v in ((a, a), (b, b), (a, b))
+        )
+        numbers.append((2 * m * n + 1e-4) * (2 * cov + 9e-4) / ((m * m + n * n + 1e-4) * (va + vb + 9e-4)))
+    np.testing.assert_allclose(ssim(first, second), np.mean(numbers), rtol=1e-6)
+    assert np.isnan(ssim(first[:, :10], second[:, :10])).all()
+
+
+def test_localization_without_positive_values_and_of_faint_maps():
+    roi = np.zeros((1, 4, 4), bool)
+    roi[0, :2, :2] = True
+    negative = -np.arange(16.0).reshape(1, 4, 4, 1)
+    assert np.isnan(relevance_mass(negative, roi)).all()
+    bright = np.where(roi[..., None], 10.0, 9.9)  # a ramp above a high floor: Otsu sees the difference alone
+    assert otsu_iou(bright, roi) == 1
+    two = np.concatenate([np.where(roi[..., None], 3.0, 1.0), np.where(roi[..., None], -3.0, 1.0)], axis=-1)
+    found, samples = attribution(two), kx.Samples(np.zeros((1, 4, 4, 2)), [0], roi=roi)
+    measured = kx.metrics.Localization(absolute=True).measure(found, context(samples))
+    assert measured["auprc"][0] == pytest.approx(auprc(np.abs(two.sum(axis=-1, keepdims=True)), roi)[0])
+    assert measured["auprc"][0] < 1  # of the channel sum, 0 in the region; of the channels it would be 1
+
+
+def test_film_is_what_is_darker_than_seven_percent_and_each_map_has_its_own_image():
+    image = np.full((1, 12, 12, 1), 1.0)
+    image[0, :, :4] = 0.0
+    image[0, :, 4:6] = 0.06
+    image[0, :, 6:8] = 0.08
+    np.testing.assert_array_equal(np.flatnonzero(breast(image[0])[0]), np.arange(6, 12))
+    inside = np.ones((12, 12, 1))
+    samples = kx.Samples(np.stack([inside, image[0], image[0][:, ::-1]]), [0, 1, 2])
+    values = np.stack([image[0] * 0 + 1, image[0], image[0]])
+    found = attribution(values, rows=[0, 2, 1])
+    measured = kx.metrics.Border().measure(found, context(samples))
+    np.testing.assert_array_equal(np.isnan(measured["border_area"]), [True, False, False])
+    np.testing.assert_array_equal(np.isnan(measured["border_share"]), [True, False, False])
+    total = image.sum()
+    np.testing.assert_allclose(measured["border_share"][1:], [image[0, :, 6:].sum() / total, 0.06 * 24 / total])

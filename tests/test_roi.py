@@ -91,7 +91,7 @@ def test_a_tiny_region_does_not_vanish():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Circle(1, 1, 0), "radius must be positive; got 0"),
+        (lambda: Circle(1, 1, 0), "a positive radius; got Circle"),
         (lambda: Circle(1, 1, 2, origin="bottom"), "origin must be 'upper left' or 'lower left'; got 'bottom'"),
         (lambda: Box(5, 0, 5, 2), "A box needs left < right"),
         (lambda: Polygon([(0, 0), (1, 1)]), "three or more pairs"),
@@ -191,3 +191,36 @@ def test_what_can_not_be_a_region_is_refused_at_once(model, labels):
         Roi(48)
     with pytest.raises(kx.InputError, match="shapes must be a list of Circle"):
         Roi((48, 48), Circle(3, 3, 1))
+
+
+def test_small_and_several_regions_do_not_vanish():
+    assert Roi((100, 100), [Circle(50, 50, 0.4)]).mask().sum() >= 1  # between four centres
+    assert Roi((100, 100), [Polygon([(10.1, 5), (10.3, 5), (10.3, 90), (10.1, 90)])]).mask().sum() >= 80
+    large, small = Circle(200, 200, 150), Circle(503, 707, 3)
+    both = Roi((1000, 1000), [large, small]).resize(50, 50).mask()
+    alone = [Roi((1000, 1000), [shape]).resize(50, 50).mask() for shape in (large, small)]
+    assert alone[1].sum() == 1
+    np.testing.assert_array_equal(both, alone[0] | alone[1])
+    assert not Roi((100, 100), [Circle(50, 50, 3)]).crop(0, 0, 20, 20).mask().any()  # outside
+
+
+def test_edges_belong_to_one_side():
+    """Points at the distance of the radius are in; of a box, the left edge is and the right is not."""
+    y, x = np.array([[30.0]]), np.array([[87.0, 53.0, 87.1]])
+    np.testing.assert_array_equal(Circle(70, 30, 17).contains(y, x, (100, 100)), [[True, True, False]])
+    np.testing.assert_array_equal(Box(53, 30, 87, 40).contains(y, x, (100, 100)), [[False, True, False]])
+
+
+def test_masks_of_other_measures_than_the_source():
+    mask = np.zeros((10, 40))
+    mask[2:4, 30:36] = 1
+    expected = np.zeros((50, 80), bool)
+    expected[10:20, 60:72] = True
+    np.testing.assert_array_equal(Roi((50, 80), [Mask(mask)]).mask(), expected)
+    np.testing.assert_array_equal(Roi((50, 80), [Mask(mask.tolist())]).mask(), expected)
+
+
+@pytest.mark.parametrize(("covered", "columns"), [(21, 5), (19, 4)])
+def test_a_pixel_belongs_to_the_region_that_covers_half_of_it(covered, columns):
+    mask = Roi((400, 400), [Box(0, 0, 160 + covered, 80)]).resize(10, 10).mask()  # 40 source pixels a side
+    np.testing.assert_array_equal(np.argwhere(mask).max(axis=0), [1, columns - 1])

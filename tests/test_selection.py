@@ -240,7 +240,7 @@ IMAGES = np.random.default_rng(0).random((4, 8, 8, 1), "float32")
         ((X, Y), {"class_map": {}}, "class_map is empty"),
         ((X, Y), {"class_map": {0: 0.5}}, "whole numbers or None"),
         ((X, Y), {"class_map": {9: 0}}, "no class that class_map sends"),
-        ((X, Y), {"images_per_class": 0}, "images_per_class must be at least 1"),
+        ((X, Y), {"images_per_class": 0}, "images_per_class must be a whole number, at least 1"),
         ((X[:, :2], Y), {}, r"shape \(2,\); .* takes \(3,\)"),
         ((X * np.nan, Y), {}, "NaN"),
         ((X, Y), {"value_range": (0, 1)}, r"0 to 9; value_range=\(0, 1\)"),

@@ -17,7 +17,7 @@ import keras
 
 from keras_explain import metrics as quality
 from keras_explain.engine import History, Round, explain_round, finite, measure_round, versions, write_round
-from keras_explain.errors import ExplanationWarning, InputError
+from keras_explain.errors import ExplanationWarning, InputError, check_counts
 from keras_explain.explainers import Explainer, resolve
 from keras_explain.gradients import Scorer
 from keras_explain.selection import ClassMap, check_roi, select
@@ -109,8 +109,8 @@ class ExplanationCallback(keras.callbacks.Callback):
         super().__init__()
         if validation_data is None:
             raise InputError("validation_data must be given: Keras does not tell callbacks what fit validates on.")
-        _check_counts(1, frequency=frequency, images_per_class=images_per_class, candidates=candidates)
-        _check_counts(0, background=background)
+        check_counts(1, frequency=frequency, images_per_class=images_per_class, candidates=candidates)
+        check_counts(0, background=background)
         if max_overhead is not None and not 0 < max_overhead <= 1:
             raise InputError(f"max_overhead must be a share above 0 and at most 1, such as 0.05; got {max_overhead}.")
         if on_error not in ("warn", "raise"):
@@ -148,6 +148,7 @@ class ExplanationCallback(keras.callbacks.Callback):
 
     def _begin_fit(self) -> None:
         self.latest: Round | None = None
+        self._previous: Round | None = None
         self._history, self._complete = History(), True
         self._explained = self._last = -1
         self._known: dict[str, float] = {}
@@ -172,7 +173,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         """Explain the last epoch if fit ended early, wait for what is still being logged, and close the tracker."""
         if self._last >= 0 and self._explained != self._last and self._affordable(self._last, is_last=True):
             self._round(self.model, self._last, {}, is_last=True)
-        elif self._explained == self._last and not self._complete:
+        elif self._explained == self._last and not self._complete and self._affordable(self._last, is_last=True):
             self._guarded(f"measuring epoch {self._last + 1}", self._measure_last)
         self._close()
 
@@ -209,6 +210,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._spent += self._cost
 
     def _explain(self, model: keras.Model, epoch: int, logs: dict[str, Any], is_last: bool) -> None:
+        self._complete = True  # unless this round finds something to which metrics are still due
         if self._scorer is None or self._scorer.model is not model:
             self._scorer = Scorer(model, self._output)
         if not self._started:
@@ -227,7 +229,7 @@ class ExplanationCallback(keras.callbacks.Callback):
             found = explain_round(
                 self._scorer, samples, self.explainers, due, self.latest, self._failed, advance
             )
-        self.latest, self._complete = found, len(due) == len(self.metrics)
+        self._previous, self.latest, self._complete = self.latest, found, len(due) == len(self.metrics)
         self._known = {**found.numbers, **self._known, **finite(found.numbers)}
         self._hand_over(found, epoch, found.numbers)
 
@@ -238,7 +240,7 @@ class ExplanationCallback(keras.callbacks.Callback):
             self._settle()  # the round may still be being drawn
             due = [metric for metric in self.metrics if metric.when == "last"]
             known = set(found.numbers)
-            measure_round(scorer, found, self.explainers, due, None, self._failed)
+            measure_round(scorer, found, self.explainers, due, self._previous, self._failed)
             self._hand_over(found, self._last, {k: v for k, v in found.numbers.items() if k not in known})
 
     def _hand_over(self, found: Round, epoch: int, numbers: dict[str, float]) -> None:
@@ -299,12 +301,6 @@ class ExplanationCallback(keras.callbacks.Callback):
     def _say(self, words: str) -> None:
         if self.params.get("verbose", 0):
             print(f"\nkeras_explain: {words}")
-
-
-def _check_counts(least: int, **counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and (count < least or int(count) != count):
-            raise InputError(f"{name} must be a whole number, at least {least}; got {count}.")
 
 
 def _all_named(methods: Sequence[str | Explainer], seed: int) -> list[tuple[str, Explainer]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_explain.errors import InputError, MissingExtra
 
+_FINER = 4
 _FINEST = 64  # points a side by which a pixel of the picture is judged
 
 
@@ -45,8 +46,8 @@ class Circle:
     def __post_init__(self) -> None:
         if self.origin not in ("upper left", "lower left"):
             raise InputError(f"origin must be 'upper left' or 'lower left'; got {self.origin!r}.")
-        if not self.radius > 0:
-            raise InputError(f"radius must be positive; got {self.radius}.")
+        if not (np.isfinite([self.x, self.y]).all() and 0 < self.radius < np.inf):
+            raise InputError(f"A circle needs a finite centre and a positive radius; got {self}.")
 
     def contains(self, y: np.ndarray, x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Which points lie inside."""
@@ -93,6 +94,8 @@ class Polygon:
         corners = np.shape(np.asarray(self.points, "float64"))
         if len(corners) != 2 or corners[0] < 3 or corners[1] != 2:
             raise InputError(f"points must be three or more pairs (x, y); got shape {corners}.")
+        if not np.isfinite(np.asarray(self.points, "float64")).all():
+            raise InputError("points must be finite; NaN or infinity came.")
 
     def contains(self, y: np.ndarray, x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Which points lie inside."""
@@ -119,7 +122,8 @@ class Mask:
     pixels: np.ndarray
 
     def __post_init__(self) -> None:
-        if np.ndim(self.pixels) != 2:
+        object.__setattr__(self, "pixels", np.asarray(self.pixels))
+        if self.pixels.ndim != 2:
             raise InputError(f"pixels must be a mask (h, w); got shape {np.shape(self.pixels)}.")
 
     def contains(self, y: np.ndarray, x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -212,17 +216,25 @@ class Roi:
     def mask(self) -> np.ndarray:
         """(height, width) bool of the picture now: pixels of which at least half lies inside the region.
 
-        A region smaller than that does not vanish: it takes the pixels of which it covers most.
+        A shape smaller than that does not vanish: it takes the pixels of which it covers most.
         """
-        parts = [int(np.clip(np.ceil(abs(step)), 1, _FINEST)) for step in self.step]
+        region = np.zeros(self.shape, bool)
+        for shape in self.shapes:
+            share = self._share(shape, 1)
+            share = share if share.any() else self._share(shape, _FINER)  # it may have slipped between the points
+            if share.any():
+                region |= share >= min(0.5, share.max())
+        return region
+
+    def _share(self, shape: Shape, finer: int) -> np.ndarray:
+        """How much of each pixel lies inside a shape, by as many points a side as it has source pixels, or more."""
+        parts = [finer * int(np.clip(np.ceil(abs(step)), 1, _FINEST)) for step in self.step]
         y, x = (
             start + step * (np.arange(n * k) + 0.5) / k
             for start, step, n, k in zip(self.start, self.step, self.shape, parts, strict=True)
         )
         share = np.zeros(self.shape)
         for row, points in enumerate(y.reshape(self.shape[0], parts[0], 1)):
-            covered = np.zeros((parts[0], len(x)), bool)
-            for shape in self.shapes:
-                covered |= shape.contains(points, x[None], self.source)
+            covered = shape.contains(points, x[None], self.source)
             share[row] = covered.reshape(parts[0], self.shape[1], parts[1]).mean(axis=(0, 2))
-        return np.asarray(share >= min(0.5, share.max()) if share.any() else np.zeros(self.shape, bool))
+        return share

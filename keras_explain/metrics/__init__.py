@@ -157,7 +157,9 @@ def measure(
     for metric in map(resolve, FREE if metrics is None else metrics):
         try:
             with untouched(scorer.model):
-                numbers = metric.measure(attribution, context)
+                numbers = {name: np.asarray(rows) for name, rows in metric.measure(attribution, context).items()}
+            if odd := [name for name, rows in numbers.items() if rows.dtype.kind not in "buif"]:
+                raise InputError(f"{_name(metric)} must give numbers; {', '.join(odd)} are none.")
             if again := fresh & set(numbers):
                 raise InputError(f"{_name(metric)} measures {', '.join(sorted(again))} as another metric does.")
             attribution = dataclasses.replace(attribution, measures={**attribution.measures, **numbers})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_explain.errors import InputError
+from keras_explain.errors import InputError, check_counts
 from keras_explain.explainers.lime import blurred
 from keras_explain.metrics.context import Context
 from keras_explain.records import Attribution
@@ -64,9 +64,8 @@ class Faithfulness:
     when: str = "round"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"steps must be at least 1; got {self.steps}.")
-        if isinstance(self.baseline, str) and self.baseline not in ("blur", "mean"):
+        check_counts(1, steps=self.steps)
+        if self.baseline not in ("blur", "mean") and not (np.ndim(self.baseline) == 0 and _finite(self.baseline)):
             raise InputError(f"baseline must be 'blur', 'mean' or a number; got {self.baseline!r}.")
 
     def measure(self, attribution: Attribution, context: Context) -> dict[str, np.ndarray]:
@@ -102,6 +101,10 @@ class Faithfulness:
         pixels = tuple(range(image.ndim - 1))
         level = image.mean(axis=pixels) if self.baseline == "mean" else self.baseline
         return np.broadcast_to(level, image.shape).astype("float32")
+
+
+def _finite(number: Any) -> bool:
+    return isinstance(number, (int, float, np.number)) and bool(np.isfinite(number))
 
 
 def _area(scores: np.ndarray, counts: np.ndarray) -> float:

@@ -6,15 +6,17 @@ import copy
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
+from keras import ops
 
-from keras_explain.errors import InputError
+from keras_explain.errors import InputError, check_counts
+from keras_explain.gradients import Scorer
 from keras_explain.metrics.context import Context
 from keras_explain.metrics.similarity import spearman, ssim
 from keras_explain.observer import kept
@@ -41,7 +43,8 @@ class Randomization:
                                          similarity of (up to 50 pairs of) the trained model's maps of *different
                                          images*, which is kept as `randomization_ssim_of_images`
 
-    The similarities at every stage are kept beside them as `..._stages`, (r, stages). The first stage is the mean over
+    The similarities at every stage are kept beside them as `..._stages`, (r, stages); a stage at which a map is
+    constant, because the new values have killed every ReLU, is NaN and does not count. The first stage is the mean over
     new values w and -w of the topmost layer: a method that follows the model turns its map round, which one random draw
     alone would show by chance only. Evaluations: those of the method, `stages` + 1 times.
 
@@ -82,8 +85,10 @@ class Randomization:
     def __post_init__(self) -> None:
         if self.mode not in ("cascading", "independent"):
             raise InputError(f"mode must be 'cascading' or 'independent'; got {self.mode!r}.")
-        if self.stages < 1:
-            raise InputError(f"stages must be at least 1; got {self.stages}.")
+        check_counts(1, stages=self.stages)
+        check_counts(0, seed=self.seed)
+        if self.limit is not None and not self.limit > 0:
+            raise InputError(f"limit must be positive or None; got {self.limit}.")
 
     def measure(self, attribution: Attribution, context: Context) -> dict[str, np.ndarray]:
         """The similarities and the verdict of each row."""
@@ -98,14 +103,18 @@ class Randomization:
         }
         stages: dict[str, list[np.ndarray]] = {name: [] for name in similarity}
         for maps in self._randomized(context):
+            # New values can kill every ReLU; the map is then constant, which says nothing of the method.
+            alive = np.all([np.ptp(values.reshape(len(values), -1), axis=1) > 0 for values in maps], axis=0)
             for name, compare in similarity.items():
-                stages[name].append(np.mean([compare(attribution.values, values) for values in maps], axis=0))
+                alike = np.mean([compare(attribution.values, values) for values in maps], axis=0)
+                stages[name].append(np.where(alive, alike, np.nan))
         measured = {}
         for name, rows in stages.items():
-            # A map that becomes constant on the way has nothing of its order left; one that was so has no number.
-            known = np.isfinite(rows).any(axis=0)
-            measured[f"randomization_{name}"] = np.where(known, np.nan_to_num(rows).mean(axis=0), np.nan)
-            measured[f"randomization_{name}_stages"] = np.stack(rows, axis=1)
+            by_stage = np.stack(rows, axis=1)
+            known = np.isfinite(by_stage)
+            count = np.where(known.any(axis=1), known.sum(axis=1), np.nan)
+            measured[f"randomization_{name}"] = np.where(known, by_stage, 0).sum(axis=1) / count
+            measured[f"randomization_{name}_stages"] = by_stage
         reference = _ssim_of_images(attribution, self.seed)
         measured["randomization_ssim_of_images"] = np.full(len(attribution), reference)
         if self.mode == "cascading":
@@ -117,7 +126,6 @@ class Randomization:
 
     def _randomized(self, context: Context) -> list[list[np.ndarray]]:
         """The maps of every stage, explained on the live model; two of the first."""
-        model = context.scorer.model
         explainer: Any = copy.copy(context.explainer)  # LIME keeps what it found on itself
 
         def explained() -> np.ndarray:
@@ -127,7 +135,7 @@ class Randomization:
 
         found = []
         with ExitStack() as cascade:
-            for k, layers in enumerate(stages_of(model, self.stages)):
+            for k, layers in enumerate(stages_of(context.scorer, context.samples.images[:1], self.stages)):
                 with ExitStack() as stage:
                     keeper = cascade if self.mode == "cascading" else stage
                     keeper.enter_context(kept(v for layer in layers for v in own_weights(layer)))
@@ -137,35 +145,66 @@ class Randomization:
                     if k == 0:
                         negate(layers[0])
                         maps.append(explained())
-                        negate(layers[0])
                     found.append(maps)
         return found
 
 
-def stages_of(model: keras.Model, stages: int) -> list[list[keras.layers.Layer]]:
+def stages_of(scorer: Scorer, image: np.ndarray, stages: int) -> list[list[keras.layers.Layer]]:
     """The layers with weights from the output downwards: the topmost alone, then the others in even groups.
 
     Args:
-        model: nested models are opened.
+        scorer: of the model; layers that only lead to other outputs are left out.
+        image: (1, *image shape), to see in which order layers are called.
         stages: groups at most; 1 is all layers at once.
 
     Raises:
         InputError: a model without weights.
     """
-    layers = [layer for layer in dict.fromkeys(_opened(model)) if own_weights(layer)][::-1]
+    aside = _beside(scorer, image)
+    layers = [layer for layer in _called(scorer.model, image) if own_weights(layer) and id(layer) not in aside][::-1]
     if not layers:
-        raise InputError(f"'{model.name}' has no weights that could be randomized.")
+        raise InputError(f"'{scorer.model.name}' has no weights that could be randomized.")
     if stages == 1:
         return [layers]
     parts = np.array_split(np.arange(1, len(layers)), stages - 1)
     return [layers[:1], *([layers[i] for i in part] for part in parts if len(part))]
 
 
-def _opened(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """A layer after those inside it, from the input upwards; Keras' own list turns nested models round."""
-    for inner in layer.layers if isinstance(layer, keras.Model) else layer._layers:
-        yield from _opened(inner)
-    yield layer
+def _called(model: keras.Model, image: np.ndarray) -> list[keras.layers.Layer]:
+    """The layers, nested ones too, in the order in which their last calls end."""
+    call = keras.layers.Layer.__call__
+    own = {id(layer) for layer in model._flatten_layers()}  # a data pipeline may call layers on another thread
+    ended: dict[int, keras.layers.Layer] = {}
+
+    def watched(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        result = call(layer, *args, **kwargs)
+        if id(layer) in own:
+            ended.pop(id(layer), None)
+            ended[id(layer)] = layer
+        return result
+
+    try:
+        keras.layers.Layer.__call__ = watched
+        model(ops.convert_to_tensor(image), training=False)
+    finally:
+        keras.layers.Layer.__call__ = call
+    return list(ended.values())
+
+
+def _beside(scorer: Scorer, image: np.ndarray) -> set[int]:
+    """Identities of the layers of a functional model that its explained output does not come from."""
+    model, key = scorer.model, scorer.head(image).key
+    if key is None or not getattr(model, "outputs", None):
+        return set()
+    behind: set[tuple[int, int]] = set()
+    waiting = [model.output[key]]
+    while waiting:
+        history = waiting.pop()._keras_history
+        if (id(history.operation), history.node_index) not in behind:
+            behind.add((id(history.operation), history.node_index))
+            waiting += history.operation._inbound_nodes[history.node_index].input_tensors
+    used = {operation for operation, _ in behind}
+    return {id(inner) for layer in model.layers if id(layer) not in used for inner in layer._flatten_layers()}
 
 
 def own_weights(layer: keras.layers.Layer) -> list[Any]:
@@ -187,21 +226,32 @@ def reinitialize(layer: keras.layers.Layer, seed: Sequence[int]) -> None:
     """
     for number, variable in enumerate(own_weights(layer)):
         random = np.random.default_rng([*seed, number])
-        initializer = getattr(layer, f"{variable.name}_initializer", None)
-        if isinstance(initializer, keras.initializers.Initializer):
+        initializer = _initializer(layer, variable.name)
+        if not keras.backend.is_float_dtype(variable.dtype):  # quantized: the same numbers at other places
+            variable.assign(random.permutation(np.asarray(variable.numpy()).ravel()).reshape(variable.shape))
+        elif initializer is not None:
             config = initializer.get_config()
             if "seed" in config:  # an initializer gives the same values again and again
                 config["seed"] = int(random.integers(2**31))
             variable.assign(type(initializer).from_config(config)(variable.shape, variable.dtype))
-        elif keras.backend.is_float_dtype(variable.dtype):
+        else:
             trained = np.asarray(variable.numpy(), "float64")
             variable.assign(random.normal(trained.mean(), trained.std(), trained.shape))
 
 
+def _initializer(layer: keras.layers.Layer, name: str) -> Any:
+    """Keras' own initializer of a weight; others may need arguments, or draw from generators that training uses."""
+    names = (f"{name}_initializer", f"{name.removesuffix('_kernel')}_initializer", "depthwise_initializer")
+    for found in (getattr(layer, attribute, None) for attribute in names):
+        if isinstance(found, keras.initializers.Initializer) and type(found).__module__.startswith("keras."):
+            return found
+    return None
+
+
 def negate(layer: keras.layers.Layer) -> None:
-    """Turn the sign of a layer's kernels, the weights of two and more axes."""
+    """Turn the sign of what a layer multiplies with: weights of two and more axes, or the gamma of a normalisation."""
     for variable in own_weights(layer):
-        if len(variable.shape) > 1:
+        if len(variable.shape) > 1 or variable.name == "gamma":
             variable.assign(-variable.value)
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_explain.errors import InputError
+from keras_explain.errors import InputError, check_counts
 from keras_explain.explainers.lime import Lime
 from keras_explain.metrics.context import Context
 from keras_explain.records import Attribution
@@ -52,18 +52,21 @@ class Sensitivity:
     when: str = "last"
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.radius <= 0:
-            raise InputError(f"samples must be at least 1 and radius positive; got {self.samples} and {self.radius}.")
+        check_counts(1, samples=self.samples)
+        if not 0 < self.radius < np.inf:
+            raise InputError(f"radius must be positive; got {self.radius}.")
 
     def measure(self, attribution: Attribution, context: Context) -> dict[str, np.ndarray]:
         """The largest relative change of each row."""
         if context.explainer is None:
             raise InputError("Max-sensitivity explains again: give it the explainer.")
         explainer: Any = copy.copy(context.explainer)
-        samples, random = context.samples, np.random.default_rng(self.seed)
+        samples = context.samples
         low, high = samples.value_range
         radius = self.radius * (high - low)
-        largest = np.zeros(len(attribution))
+        if radius == 0:  # one flat image and no range of the data: no noise is small or large beside it
+            return {"max_sensitivity": np.full(len(attribution), np.nan)}
+        random, largest = np.random.default_rng(self.seed), np.zeros(len(attribution))
         for _ in range(self.samples):
             noise = random.uniform(-radius, radius, samples.images.shape)
             moved = dataclasses.replace(samples, images=samples.images + noise)
@@ -108,7 +111,7 @@ def coefficients_stability(chosen: np.ndarray, weights: np.ndarray, errors: np.n
         weights, errors: (repetitions, features) coefficients of the surrogate and their standard errors.
 
     Returns:
-        NaN where no feature was found twice.
+        NaN where no feature was found twice with a known error.
 
     Example:
         >>> import numpy as np
@@ -123,6 +126,7 @@ def coefficients_stability(chosen: np.ndarray, weights: np.ndarray, errors: np.n
         overlaps = [
             abs(weights[i, feature] - weights[j, feature]) <= 1.96 * (errors[i, feature] + errors[j, feature])
             for i, j in itertools.combinations(runs, 2)
+            if np.isfinite(errors[[i, j], feature]).all()
         ]
         if overlaps:
             shares.append(np.mean(overlaps))
@@ -134,7 +138,8 @@ class Stability:
     """LIME repeated with other random subsets of the same superpixels: does it give the same answer?
 
     Measures `vsi` and `csi`, see `variables_stability` and `coefficients_stability`, of the `features` superpixels of
-    largest absolute weight. For LIME only. Evaluations: those of LIME, once for each repetition.
+    largest absolute weight; NaN where there are no more than these. For LIME only. Evaluations: those of LIME, once for
+    each repetition.
 
     Args:
         repeats: repetitions.
@@ -150,8 +155,9 @@ class Stability:
         >>> samples = kx.Samples(np.random.default_rng(0).random((1, 4, 4, 1)), targets=[0])
         >>> lime = kx.Lime(50, lambda image: np.arange(16).reshape(4, 4) // 4, hide=0.0)
         >>> found = kx.explain(model, samples, lime)
-        >>> kx.metrics.evaluate(model, samples, found, ["stability"], explainer=lime)["vsi"]
-        100.0
+        >>> metric = kx.metrics.Stability(features=2)
+        >>> 50 <= kx.metrics.evaluate(model, samples, found, metrics=[metric], explainer=lime)["vsi"] <= 100
+        True
 
     References:
         Visani et al. 2020, Statistical stability indices for LIME; there for tables, here for superpixels, which stay
@@ -164,10 +170,8 @@ class Stability:
     when: str = "last"
 
     def __post_init__(self) -> None:
-        if self.repeats < 2 or self.features < 1:
-            raise InputError(
-                f"repeats must be at least 2 and features at least 1; got {self.repeats} and {self.features}."
-            )
+        check_counts(2, repeats=self.repeats)
+        check_counts(1, features=self.features)
 
     def measure(self, attribution: Attribution, context: Context) -> dict[str, np.ndarray]:
         """Both indices of each row; nothing for other methods."""
@@ -179,6 +183,8 @@ class Stability:
             again = self._repeated(attribution.details["segments"][rows[0]], sample, context.explainer, context)
             for t, row in enumerate(rows):
                 weights = np.array([run.details["weights"][t] for run in again])
+                if weights.shape[1] <= self.features:
+                    continue
                 errors = np.array([run.details["weight_error"][t] for run in again])
                 chosen = np.argsort(-np.abs(weights), axis=1, kind="stable")[:, : self.features]
                 vsi[row], csi[row] = variables_stability(chosen), coefficients_stability(chosen, weights, errors)
