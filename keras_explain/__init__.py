@@ -15,6 +15,7 @@ from keras_explain.explainers.integrated_gradients import IntegratedGradients
 from keras_explain.explainers.lime import Lime
 from keras_explain.explainers.saliency import Saliency
 from keras_explain.gradients import Scorer
+from keras_explain.model_files import load_model
 from keras_explain.records import Attribution, Samples, load_round, save_round
 from keras_explain.selection import ClassMap, select
 from keras_explain.tracking import DirectoryTracker, MlflowTracker, Tracker
@@ -42,6 +43,7 @@ __all__ = [
     "Tracker",
     "explain",
     "figures",
+    "load_model",
     "load_round",
     "metrics",
     "save_round",

@@ -35,6 +35,7 @@ ROOMS = {
     "verdicts": {"records"},
     "figures": {"errors", "records", "verdicts"},
     "tracking": {"errors"},
+    "model_files": {"errors"},
     "datasets": {"errors", "datasets"},
 }
 # The one room that may name each heavy library.
@@ -50,6 +51,7 @@ OWNERS = {
     "sklearn": {"metrics"},
     "tqdm": {"callbacks"},
     "PIL": {"tracking", "datasets"},
+    "h5py": {"model_files"},
 }
 
 
