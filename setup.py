@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "keras_explain" / "__init__.py").read_text("utf-8"), re.M)[1]
 TENSORFLOW = ["tensorflow>=2.21"]
-TEST = ["build>=1.3", "playwright>=1.60", "pyte>=0.8.2", "pytest>=9.0"]
+DICOM = ["pydicom>=3.0"]
+TEST = [*DICOM, "build>=1.3", "playwright>=1.60", "pyte>=0.8.2", "pytest>=9.0"]
 
 setup(
     # `keras-explain` is another tool's name on the package index.
@@ -19,10 +20,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["keras_explain", "keras_explain.*"]),
-    package_data={"keras_explain": ["py.typed"]},
+    package_data={"keras_explain": ["py.typed", "report/page.html"]},
     python_requires=">=3.11",
     install_requires=[
         "click>=8.3",
+        "h5py>=3.14",
+        "jinja2>=3.1.6",
         "keras>=3.15",
         "lime>=0.2.0.1",
         "matplotlib>=3.11",
@@ -39,6 +42,7 @@ setup(
     extras_require={
         # A hard dependency would put a second TensorFlow beside a user's tensorflow-cpu.
         "tensorflow": TENSORFLOW,
+        "dicom": DICOM,
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "test": TEST,
         "dev": [*TEST, "mypy>=2.0", "ruff>=0.15"],

@@ -216,9 +216,9 @@ def draw_round(
     """
     title, history = settings.get("title", ""), settings.get("history")
     drawn = {}
-    if samples.images.ndim == 4 and samples.images.shape[-1] in (1, 3, 4):
+    if samples.images.ndim in (3, 4, 5):
         drawn = _panels(samples, attributions, title, settings.get("images_per_class", 1), percentile)
-    if history is not None:
+    if history is not None and history["epochs"]:
         drawn["over_training"] = figures.history(
             [epoch + 1 for epoch in history["epochs"]], history["curves"], title=f"{title}: explanations over training"
         )

@@ -99,7 +99,8 @@ def select(
         model: a Keras classifier, or a `Scorer` of one.
         data: what `model.fit(validation_data=...)` takes: (x, y) arrays, a `tf.data.Dataset`, `PyDataset` or torch
             `DataLoader` of (x, y) or (x, y, sample_weight) batches; a fourth entry of a batch is taken as ids.
-            Labels are whole numbers, one-hot or, for independent sigmoid outputs, multi-hot. Weights are ignored.
+            Labels are whole numbers, one-hot or, for independent sigmoid outputs, multi-hot. Weights are ignored. A
+            `PyDataset` with `ids`, `roi` or `preprocessing`, as `keras_explain.datasets.cases.Stream`, tells them.
         class_map: see `ClassMap`.
         class_names: names of the model's outputs.
         images_per_class: how many images of each data-set class.
@@ -129,8 +130,17 @@ def select(
     """
     check_counts(1, images_per_class=images_per_class, candidates=candidates)
     check_counts(0, background=background)
+    roi = regions_of(data) if roi is None else roi
     check_roi(roi, data)
     scorer = Scorer.of(model, output)
+    prepared = preprocessing_of(data)
+    if prepared is not None:
+        prepared.check_model(scorer.model)
+        value_range = prepared.scale if value_range is None else value_range
+    if class_map is not None and _told(data, "class_map") is not None:
+        raise InputError(
+            "The data give model outputs as labels already, by a class_map of their own; leave it out here."
+        )
     search = _Search(ClassMap(class_map), images_per_class, background, np.random.default_rng(seed))
     with untouched(scorer.model):
         for images, labels, ids in _batches(data, candidates):
@@ -138,6 +148,8 @@ def select(
             logits = scorer.logits(images)
             search.look(images, labels, ids, logits, scorer.head(images))
     samples = search.samples(tuple(class_names))
+    if prepared is not None:
+        prepared.check_range(*samples.value_range)
     if roi is None:
         return samples
     if isinstance(roi, Mapping):
@@ -149,6 +161,21 @@ def select(
             )
     masks = [_region(roi, candidate, samples.images.shape[1:-1]) for candidate in search.chosen]
     return dataclasses.replace(samples, roi=np.array(masks, bool).reshape(samples.images.shape[:-1]))
+
+
+def _told(data: Any, name: str) -> Any:
+    """What a data set tells of itself, None if it does not."""
+    return getattr(data, name, None) if isinstance(data, keras.utils.PyDataset) else None
+
+
+def regions_of(data: Any) -> Any:
+    """The regions of interest that a data set tells itself, as `roi` of `select`; None if it does not."""
+    return _told(data, "roi")
+
+
+def preprocessing_of(data: Any) -> Any:
+    """The `keras_explain.datasets.preprocessing.Preprocessing` that a data set tells itself; None if it does not."""
+    return _told(data, "preprocessing")
 
 
 def check_roi(roi: Any, data: Any) -> None:
@@ -348,12 +375,14 @@ def _batches(data: Any, candidates: int | None) -> Iterator[tuple[np.ndarray, np
     """(images float32, labels, ids or None) batches of anything that `fit` takes, cut after so many candidates."""
     if candidates is None and _endless(data):
         raise InputError("The validation data repeat without end; say in candidates how many images to look at.")
-    left = candidates
+    left, names, seen = candidates, _told(data, "ids"), 0
     for batch in _raw_batches(data):
         if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 4:
             raise InputError("Every batch of the validation data must be (x, y), (x, y, weight) or (x, y, weight, id).")
         images, labels = _array(batch[0]), _array(batch[1])
         ids = list(_array(batch[3]).reshape(-1)) if len(batch) == 4 else None
+        ids = names[seen : seen + len(images)] if ids is None and names is not None else ids
+        seen += len(images)
         if len(images) != len(labels):
             raise InputError(f"The validation data have {len(images)} images and {len(labels)} labels in one batch.")
         if left is not None:

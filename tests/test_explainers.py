@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, label
 
 import keras_explain as kx
 from keras_explain.explainers.lime import partly_hidden
@@ -205,12 +205,41 @@ def test_what_lime_hides_behind():
     assert (kx.Lime(hide=0.25)._hidden(image, segments) == 0.25).all()
 
 
+def test_lime_says_when_its_surrogate_does_not_fit():
+    """Whether the number of hidden rows is even is no sum over them."""
+    image = keras.Input((4, 4, 1))
+    z = 5 * keras.ops.prod(2 * keras.ops.mean(image, axis=(2, 3)) - 1, axis=1, keepdims=True)
+    model = keras.Model(image, layers.Softmax()(layers.Concatenate()([z, -z])))
+    rows = kx.Lime(200, lambda x: np.arange(16).reshape(4, 4) // 4, hide=0.0)
+    words = r"the surrogate of image 0 explains little of the score \(R² 0\.\d\d\)"
+    with pytest.warns(kx.ExplanationWarning, match=words):
+        found = kx.explain(model, np.ones((1, 4, 4, 1)), rows, targets=0)
+    assert found.details["r2"][0] < 0.5
+
+
+@pytest.mark.parametrize("side", [64, 128, 299])
+def test_the_watershed_follows_edges_alike_in_small_and_large_images(side, random):
+    """A bright disc: no superpixel lies on both sides of its border, and there are about as many as were asked for."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    disc = np.hypot(y - 0.5, x - 0.45) < 0.27
+    image = (0.2 + 0.6 * disc + 0.02 * random.random((side, side)))[..., None]
+    segments = kx.Lime()._segments(image, (0, 1))
+    inside = np.array([disc[segments == s].mean() for s in range(segments.max() + 1)])
+    assert 40 <= len(inside) <= 60
+    mixed = np.minimum(inside, 1 - inside) > 0.1
+    grid = (np.arange(side) * 7 // side)[:, None] * 7 + np.arange(side) * 7 // side
+    in_grid = np.array([disc[grid == s].mean() for s in range(49)])
+    assert mixed.sum() < 0.4 * (np.minimum(in_grid, 1 - in_grid) > 0.1).sum()
+    assert all(label(segments == s)[1] == 1 for s in range(segments.max() + 1))
+    assert kx.Lime(segments=120)._segments(image, (0, 1)).max() > 80
+
+
 def test_lime_takes_grey_images_and_makes_superpixels():
     random = np.random.default_rng(0)
     image = (np.kron(random.random((4, 4)), np.ones((8, 8))) + 0.1 * random.random((32, 32)))[..., None].astype(
         "float32"
     )
-    for segmentation in ("quickshift", "slic"):
+    for segmentation in ("watershed", "quickshift", "slic"):
         found = kx.explain(small_cnn(size=32), image[None], kx.Lime(20, segmentation), targets=0)
         segments = found.details["segments"][0]
         assert set(np.unique(segments)) == set(range(segments.max() + 1))
@@ -233,12 +262,16 @@ def test_lime_takes_grey_images_and_makes_superpixels():
         (kx.GradientShap(samples=8), {"background": np.random.default_rng(3).random((2, 16, 16, 1))}),
         (kx.Lime(20), {"samples": 30}),
         (kx.Lime(20), {"segmentation": "slic"}),
-        (kx.Lime(20), {"hide": "blur"}),
+        (kx.Lime(20), {"segmentation": "quickshift"}),
+        (kx.Lime(20), {"segments": 20}),
+        (kx.Lime(20, "slic"), {"segments": 8}),
+        (kx.Lime(20), {"hide": "mean"}),
         (kx.Lime(20), {"hide": 0.3}),
         (kx.Lime(20), {"seed": 1}),
     ],
     ids=lambda value: str(value)[:40],
 )
+@pytest.mark.filterwarnings("ignore:LIME. the surrogate")
 def test_every_option_changes_a_number_and_the_same_seed_gives_the_same_bits(explainer, option):
     scorer = kx.Scorer(small_cnn(size=16))
     images = np.random.default_rng(2).random((2, 16, 16, 1), "float32")
@@ -364,7 +397,8 @@ def test_a_chunk_that_does_not_fit_is_halved():
         (lambda m, x: kx.IntegratedGradients(0), "steps must be at least 1"),
         (lambda m, x: kx.IntegratedGradients(tolerance=0), "tolerance must be positive"),
         (lambda m, x: kx.GradientShap(samples=1), "samples must be at least 2"),
-        (lambda m, x: kx.Lime(samples=1), "samples must be at least 2"),
+        (lambda m, x: kx.Lime(samples=1), "samples must be a whole number, at least 2"),
+        (lambda m, x: kx.Lime(segments=1), "segments must be a whole number, at least 2"),
         (lambda m, x: kx.Lime(hide="black"), "hide must be"),
         (lambda m, x: kx.Lime(segmentation="voronoi"), "segmentation must be"),
         (lambda m, x: kx.explain(m, x, kx.Lime(segmentation=lambda i: i[:3, :3, 0])), "segmentation gave shape"),

@@ -20,7 +20,7 @@ from keras_explain.engine import History, Round, explain_round, finite, measure_
 from keras_explain.errors import ExplanationWarning, InputError, check_counts
 from keras_explain.explainers import Explainer, resolve
 from keras_explain.gradients import Scorer
-from keras_explain.selection import ClassMap, check_roi, select
+from keras_explain.selection import ClassMap, check_roi, preprocessing_of, regions_of, select
 from keras_explain.tracking import MlflowTracker, Tracker
 
 _ACCURACIES = ("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")
@@ -127,7 +127,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         self.tracker = MlflowTracker() if tracker is None else tracker
         self.frequency, self.max_overhead, self.on_error = frequency, max_overhead, on_error
         self.selecting: dict[str, Any] = {
-            "class_map": ClassMap(class_map),
+            "class_map": class_map if class_map is None else ClassMap(class_map),
             "class_names": tuple(class_names),
             "images_per_class": images_per_class,
             "candidates": candidates,
@@ -136,6 +136,8 @@ class ExplanationCallback(keras.callbacks.Callback):
             "roi": roi,
             "seed": seed,
         }
+        roi = regions_of(validation_data) if roi is None else roi
+        self.selecting["roi"] = roi
         check_roi(roi, validation_data)
         if roi is None and metrics is not None and any(isinstance(m, quality.Localization) for m in self.metrics):
             raise InputError("metrics asks for the localization; give in roi where the findings are.")
@@ -289,10 +291,13 @@ class ExplanationCallback(keras.callbacks.Callback):
 
     def _settings(self) -> dict[str, Any]:
         methods = {name: repr(explainer) for name, explainer in self.explainers}
-        chosen = {**self.selecting, "class_map": self.selecting["class_map"].as_text()}
+        chosen = {**self.selecting, "class_map": ClassMap(self.selecting["class_map"]).as_text()}
         chosen["roi"] = "given" if self.selecting["roi"] is not None else None
         metrics = list(map(repr, self.metrics))
         rest = {"frequency": self.frequency, "max_overhead": self.max_overhead}
+        prepared = preprocessing_of(self.validation_data)
+        if prepared is not None:
+            rest["preprocessing"] = prepared.as_settings()
         return {**chosen, "explainers": methods, "metrics": metrics, **rest}
 
     def _warn(self, words: str) -> None:

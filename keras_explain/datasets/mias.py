@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from keras_explain.datasets.cases import Case
 from keras_explain.datasets.roi import Circle, Roi
 from keras_explain.errors import InputError
 
@@ -106,6 +108,38 @@ def _fields(line: str) -> tuple[str, str, str, str, int | None, int | None, int 
         return reference, tissue, kind, severity or "", None, None, None
     x, y, radius = numbers
     return reference, tissue, kind, severity or "", _SIDE - y, x, radius
+
+
+def mammograms(folder: str | Path) -> list[Case]:
+    """Whole mammograms, with the circles of all their findings as regions; the group is the woman.
+
+    A mammogram with several findings has the label of the worst: malignant before benign, then mass before
+    calcification.
+
+    Args:
+        folder: as in `crops`.
+
+    Raises:
+        InputError: as in `crops`.
+    """
+    folder = Path(folder)
+    together: dict[str, list[Finding]] = {}
+    for finding in read_info(folder / "Info.txt"):
+        together.setdefault(finding.reference, []).append(finding)
+    cases = [
+        Case(
+            id=reference,
+            label=max(finding.label for finding in group),
+            read=partial(_read, folder / f"{reference}.pgm"),
+            roi=partial(Roi, (_SIDE, _SIDE), [shape for finding in group for shape in finding.roi.shapes]),
+            group=f"woman {group[0].woman}",
+        )
+        for reference, group in together.items()
+        if (folder / f"{reference}.pgm").is_file()
+    ]
+    if not cases:
+        raise InputError(f"{folder} holds none of the pictures (mdb001.pgm, ...) that its Info.txt names.")
+    return cases
 
 
 def crops(

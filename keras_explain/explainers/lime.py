@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from keras import ops
 
-from keras_explain.errors import ExplanationWarning, InputError, MissingExtra
+from keras_explain.errors import ExplanationWarning, InputError, MissingExtra, check_counts
 from keras_explain.gradients import Scorer
 from keras_explain.records import Attribution, Samples
+from keras_explain.verdicts import LEAST_R2
 
 if TYPE_CHECKING:
     from lime.lime_image import ImageExplanation
@@ -55,12 +56,16 @@ def ridge_error(present: np.ndarray, weight: np.ndarray, residual: np.ndarray) -
     return np.asarray(np.sqrt(variance * np.diag(inverse @ gram @ inverse).clip(0)))
 
 
-def blurred(image: np.ndarray) -> np.ndarray:
-    """The image (*shape, channels) blurred with a standard deviation of a tenth of its shorter side."""
+def gaussian(image: np.ndarray, sigma: float) -> np.ndarray:
+    """The image (*shape, channels) blurred with a standard deviation in pixels, each channel by itself."""
     from scipy.ndimage import gaussian_filter
 
-    sigma = min(image.shape[:-1]) / 10
     return np.asarray(gaussian_filter(image, [sigma] * (image.ndim - 1) + [0]))
+
+
+def blurred(image: np.ndarray) -> np.ndarray:
+    """The image (*shape, channels) blurred with a standard deviation of a tenth of its shorter side."""
+    return gaussian(image, min(image.shape[:-1]) / 10)
 
 
 @dataclass
@@ -75,20 +80,24 @@ class Lime:
 
     Args:
         samples: subsets z, one forward pass each.
-        segmentation: `"quickshift"` (lime's default), `"slic"`, or a function from an image scaled to [0, 1], with
-            three channels if it had one, to whole numbers (*image shape without channels).
-        hide: what stands in for an absent superpixel: `"mean"` (its own mean colour), `"blur"` (the image blurred with
-            a standard deviation of a tenth of its shorter side) or a number in the units of the images.
+        segmentation: `"watershed"` (compact watershed on the edges of the image, of any number of axes),
+            `"quickshift"` (that of lime), `"slic"`, or a function from an image scaled to [0, 1], with three channels
+            if it had one, to whole numbers (*image shape without channels).
+        hide: what stands in for an absent superpixel: `"blur"` (the image blurred with a standard deviation of a tenth
+            of its shorter side), `"mean"` (its own mean colour, that of lime) or a number in the units of the images.
+        segments: superpixels, about; quickshift chooses for itself.
         seed: of the segmentation and the subsets.
+
+    The defaults are those that a study of mammograms found to be stable, faithful and localized; see docs/lime.md.
 
     After `explain`, `explanations` holds one `lime.lime_image.ImageExplanation` for each image, and the attribution's
     `details` hold `segments`, `weights` and their standard errors `weight_error` (padded with NaN), the surrogate's
     weighted `r2` and `effect`, the standard deviation of the logit over the subsets. A low R2 says that the weights do
-    not describe the model; a low effect, that hiding changes nothing: below 1e-4 of the score `r2` is NaN and a warning
-    names the images.
+    not describe the model, and a warning names the images below 0.5; a low effect, that hiding changes nothing: below
+    1e-4 of the score `r2` is NaN and a warning names the images.
 
     Raises:
-        InputError: fewer than two samples, an unknown segmentation or way to hide.
+        InputError: fewer than two samples or segments, an unknown segmentation or way to hide.
         MissingExtra: lime or scikit-image is not installed.
 
     Example:
@@ -105,16 +114,18 @@ class Lime:
 
     method: ClassVar[str] = "lime"
     samples: int = 1000
-    segmentation: str | Callable[[np.ndarray], np.ndarray] = "quickshift"
-    hide: str | float = "mean"
+    segmentation: str | Callable[[np.ndarray], np.ndarray] = "watershed"
+    hide: str | float = "blur"
+    segments: int = 50
     seed: int = 0
     explanations: list[ImageExplanation] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise InputError(f"samples must be at least 2; got {self.samples}.")
-        if not callable(self.segmentation) and self.segmentation not in ("quickshift", "slic"):
-            raise InputError(f"segmentation must be 'quickshift', 'slic' or a function; got {self.segmentation!r}.")
+        check_counts(2, samples=self.samples, segments=self.segments)
+        if not callable(self.segmentation) and self.segmentation not in ("watershed", "quickshift", "slic"):
+            raise InputError(
+                f"segmentation must be 'watershed', 'quickshift', 'slic' or a function; got {self.segmentation!r}."
+            )
         if isinstance(self.hide, str) and self.hide not in ("mean", "blur"):
             raise InputError(f"hide must be 'mean', 'blur' or a number; got {self.hide!r}.")
 
@@ -123,6 +134,7 @@ class Lime:
         self.explanations = []
         values, weights, errors, scores, r2, effect, maps = [], [], [], [], [], [], []
         unmoved: dict[str, float] = {}
+        unfit: dict[str, float] = {}
         for i in range(len(samples)):
             image, targets = samples.images[i], samples.targets[i]
             segments = self._segments(image, samples.value_range)
@@ -136,6 +148,8 @@ class Lime:
                 if spread <= _NO_EFFECT * max(1.0, abs(float(logits[0, target]))):
                     unmoved[samples.ids[i]] = spread
                     fit = np.nan
+                if fit < LEAST_R2:
+                    unfit[samples.ids[i]] = fit
                 values.append(np.repeat(weight[segments][..., None] / image.shape[-1], image.shape[-1], axis=-1))
                 weights.append(weight)
                 errors.append(error)
@@ -147,6 +161,13 @@ class Lime:
             warnings.warn(
                 f"LIME: with hide={self.hide!r}, hiding superpixels of image {', '.join(unmoved)} changes the score by "
                 f"only {max(unmoved.values()):.2g}; these maps say nothing. Try another hide.",
+                ExplanationWarning,
+                stacklevel=2,
+            )
+        if unfit:
+            warnings.warn(
+                f"LIME: the surrogate of image {', '.join(unfit)} explains little of the score (R² "
+                f"{min(unfit.values()):.2f}), and its weights do not describe the model. Try fewer segments.",
                 ExplanationWarning,
                 stacklevel=2,
             )
@@ -164,7 +185,13 @@ class Lime:
             rows=samples.rows,
             score=np.array(scores),
             unit="logit per superpixel",
-            settings={"samples": self.samples, "segmentation": chosen, "hide": self.hide, "seed": self.seed},
+            settings={
+                "samples": self.samples,
+                "segmentation": chosen,
+                "hide": self.hide,
+                "segments": self.segments,
+                "seed": self.seed,
+            },
             details={name: np.array(rows) for name, rows in details.items()},
         )
 
@@ -181,17 +208,25 @@ class Lime:
 
     def _superpixels(self, scaled: np.ndarray) -> np.ndarray:
         try:
-            from skimage import segmentation
+            from skimage import filters, segmentation
         except ImportError as error:
             raise MissingExtra("Lime needs scikit-image for its superpixels: pip install scikit-image") from error
+        side = min(scaled.shape[:-1])
+        if self.segmentation == "watershed":
+            smooth = gaussian(scaled, side / 128)
+            edges = np.max([filters.sobel(channel) for channel in np.moveaxis(smooth, -1, 0)], axis=0)
+            # A step to the next pixel costs more in a small image, where edges are steeper too.
+            return np.asarray(segmentation.watershed(edges, markers=self.segments, compactness=0.128 / side))
         if self.segmentation == "slic":
-            return np.asarray(segmentation.slic(scaled, n_segments=50, channel_axis=-1, start_label=0))
+            if scaled.ndim < 3:
+                raise InputError("slic needs images with two or three axes; use segmentation='watershed'.")
+            return np.asarray(segmentation.slic(scaled, n_segments=self.segments, channel_axis=-1, start_label=0))
         if scaled.ndim != 3 or scaled.shape[-1] != 3:
             raise InputError(
-                "quickshift needs images with two axes and one or three channels; use segmentation='slic'."
+                "quickshift needs images with two axes and one or three channels; use segmentation='watershed'."
             )
         # lime's own kernel of 4 pixels, made for 299 x 299, joins a smaller image into very few superpixels.
-        kernel = min(4.0, max(1.0, 4.0 * min(scaled.shape[:2]) / 299))
+        kernel = min(4.0, max(1.0, 4.0 * side / 299))
         return np.asarray(
             segmentation.quickshift(
                 scaled.astype("float64"), kernel_size=kernel, max_dist=200, ratio=0.2, rng=self.seed

@@ -1,0 +1,105 @@
+"""Rounds of explanation -> one self-contained HTML page: no network, no other file, one small script."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_explain.errors import InputError, MissingExtra
+from keras_explain.figures import slices
+from keras_explain.records import Attribution, Samples, load_round
+
+_TEMPLATE = Path(__file__).with_name("page.html")
+_SLICE_WIDTH = 600  # pixels on the page of the three pictures of a slice
+
+
+def write_report(
+    folder: str | Path, file: str | Path, title: str = "Explanations", channel_names: Sequence[str] = ()
+) -> Path:
+    """Write a page of the pictures, numbers and settings of explained rounds.
+
+    Volumes get a slider through their slices beside the projections.
+
+    Args:
+        folder: of one round, or of several as a tracker keeps them, such as `runs/one/explanations`.
+        file: the HTML file.
+        title: of the page.
+        channel_names: of volumes.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: a folder without rounds.
+        MissingExtra: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment
+    except ImportError as error:
+        raise MissingExtra("Reports need jinja2: pip install jinja2") from error
+    folder, file = Path(folder), Path(file)
+    places = [folder] if (folder / "settings.json").is_file() else sorted(folder.glob("epoch_*"))
+    rounds = [_round(place, channel_names) for place in places if (place / "settings.json").is_file()]
+    if not rounds:
+        raise InputError(f"{folder} holds no round; give the folder of one, such as epoch_0004, or of several.")
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_TEMPLATE.read_text("utf-8"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(page.render(title=title, rounds=rounds), "utf-8")
+    return file
+
+
+def _round(place: Path, channel_names: Sequence[str]) -> dict[str, Any]:
+    samples, attributions, settings = load_round(place)
+    pictures = {path.stem: _inline(path.read_bytes()) for path in sorted(place.glob("*.png"))}
+    known = ("title", "numbers", "failures", "versions")
+    return {
+        "title": settings.get("title", place.name),
+        "curves": pictures.pop("over_training", None),
+        "panels": pictures,
+        "volumes": _volumes(samples, attributions, channel_names) if samples.images.ndim == 5 else [],
+        "numbers": sorted(settings.get("numbers", {}).items()),
+        "failures": sorted(settings.get("failures", {}).items()),
+        "versions": sorted(settings.get("versions", {}).items()),
+        "settings": [(name, value) for name, value in settings.items() if name not in known],
+    }
+
+
+def _volumes(
+    samples: Samples, attributions: Sequence[Attribution], channel_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """For each map and channel its slices in one picture, one below the other."""
+    found = []
+    for attribution in attributions:
+        for r, row in enumerate(attribution.rows):
+            target = samples.class_name(int(attribution.targets[r]))
+            about = f"image {samples.ids[row]}: {attribution.method.replace('_', ' ')}, why {target}?"
+            strips = []
+            for k in range(samples.images.shape[-1]):
+                pictures = slices(samples.images[row], attribution.values[r], k)
+                depth, height, width, _ = pictures.shape
+                strips.append(
+                    {
+                        "name": channel_names[k] if channel_names else f"channel {k + 1}",
+                        "picture": _inline(_png(pictures.reshape(depth * height, width, 3))),
+                        "height": round(_SLICE_WIDTH * height / width),
+                    }
+                )
+            found.append({"about": about, "depth": samples.images.shape[1], "strips": strips})
+    return found
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _inline(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
