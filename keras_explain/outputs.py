@@ -63,7 +63,7 @@ class Head:
 
     def logits(self, model: keras.Model, images: Any) -> Any:
         """Class logits (n, classes), float32. Only true where `switched()` is in force."""
-        z = ops.cast(_pick(model(images, training=False), self.key), "float32")
+        z = ops.cast(_pick(run(model, images), self.key), "float32")
         return ops.concatenate([-z, z], axis=-1) if self.binary else z
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -81,6 +81,21 @@ class Head:
         return np.asarray(logits[:, target] > 0)
 
 
+def run(model: keras.Model, images: Any) -> Any:
+    """The model's outputs at inference; the one input of some models stands in a list or a dictionary.
+
+    Args:
+        model: of one image input.
+        images: (n, *image shape).
+    """
+    structure = getattr(model, "input", None)
+    if isinstance(structure, dict):
+        images = dict.fromkeys(structure, images)
+    elif isinstance(structure, (list, tuple)):
+        images = [images]
+    return model(images, training=False)
+
+
 def find_head(model: keras.Model, images: Any, output: str | None = None) -> Head:
     """Find the head of a model and verify numerically that switching it to linear gives its logits.
 
@@ -95,7 +110,7 @@ def find_head(model: keras.Model, images: Any, output: str | None = None) -> Hea
     images = ops.convert_to_tensor(images)
     produced: list[tuple[Site, Any]] = []
     with exchanged((site, _recorder(site, produced)) for site in sites(model)):
-        outputs = model(images, training=False)
+        outputs = run(model, images)
     key = _key(model, outputs, output)
     own = _pick(outputs, key)
     if len(own.shape) != 2:
@@ -155,7 +170,7 @@ def _verify(model: keras.Model, head: Head, images: Any, own: Any) -> None:
     """Raise unless the head's own activation, applied to the switched output, gives the model's own output."""
     assert head.site is not None
     with exchanged(head.switched()):
-        logits = _pick(model(images, training=False), head.key)
+        logits = _pick(run(model, images), head.key)
     again = ops.convert_to_numpy(ops.cast(head.site.function(logits), "float32"))
     expected = ops.convert_to_numpy(ops.cast(own, "float32"))
     tolerance = _TOLERANCE.get(keras.backend.standardize_dtype(own.dtype), 1e-5)

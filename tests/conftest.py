@@ -1,6 +1,7 @@
 """Shared by all tests: real data where there are any, small models, and a real MLflow server."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -51,6 +52,24 @@ def linear_model(weights, bias=None):
     model = keras.Sequential([keras.Input((len(weights),)), layers.Dense(weights.shape[1], activation="softmax")])
     model.set_weights([weights, np.zeros(weights.shape[1]) if bias is None else np.asarray(bias)])
     return model
+
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium that says nothing to the world outside, or a skip."""
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's chromium on the path")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    quiet += ["--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield running
+        running.close()
 
 
 def wait_for(url, seconds=60):

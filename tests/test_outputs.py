@@ -352,3 +352,14 @@ def test_models_of_several_inputs_are_refused():
         kx.Scorer(model)
     with pytest.raises(kx.InputError, match=r"keras\.Model; got str"):
         kx.Scorer("model.h5")
+
+
+def test_models_whose_one_input_stands_in_a_list_or_dictionary(random):
+    image = keras.Input((4,), name="image")
+    z = layers.Dense(2, activation="softmax")(image)
+    images = random.random((2, 4)).astype("float32")
+    plain = kx.explain(keras.Model(image, z), images, "vanilla", targets=0)
+    for inputs in ([image], {"image": image}):
+        found = kx.explain(keras.Model(inputs, z), images, "vanilla", targets=0)  # and Keras does not warn
+        np.testing.assert_array_equal(found.values, plain.values)
+        np.testing.assert_array_equal(found.score, plain.score)

@@ -31,7 +31,7 @@ ROOMS = {
     "gradients": {"activations", "errors", "outputs", "rules", "gradients"},
     "selection": {"errors", "records", "outputs", "observer", "gradients"},
     "explainers": {"errors", "records", "rules", "observer", "gradients", "selection", "explainers", "verdicts"},
-    "metrics": {"errors", "records", "observer", "gradients", "explainers", "metrics"},
+    "metrics": {"errors", "records", "observer", "outputs", "gradients", "explainers", "metrics"},
     "verdicts": {"records"},
     "figures": {"errors", "records", "verdicts", "figures"},
     "report": {"errors", "records", "figures"},

@@ -1,6 +1,5 @@
 """Rounds in a real MLflow server and its real UI, and in a folder."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -175,33 +174,22 @@ def test_a_logged_round_can_be_drawn_again(tmp_path):
     assert "holds no settings.json" in wrong.stderr
 
 
-CHROMIUM = shutil.which("chromium")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium on the path")
-def test_the_ui_shows_the_pictures_with_a_step_slider(server, mlflow_server, tmp_path):
-    from playwright.sync_api import sync_playwright
-
+def test_the_ui_shows_the_pictures_with_a_step_slider(server, mlflow_server, browser, tmp_path):
     with mlflow.start_run(experiment_id=server.create_experiment("ui")) as run:
         fit([explain(class_names=["normal", "benign", "malignant"])], epochs=5)
     address = f"{mlflow_server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics"
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    quiet += ["--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
-        page = browser.new_page(viewport={"width": 1500, "height": 1100})
-        page.goto(address)
-        for name in ("0-normal", "1-benign", "2-malignant", "over_training"):
-            page.get_by_text(f"explanations/{name}").first.wait_for(timeout=60_000)
-        page.locator("img[src*='images']").nth(3).wait_for(timeout=60_000)
-        pictures = page.locator("img[src*='images']")
-        assert pictures.count() == 4  # three classes and the curves
-        assert all(f"step%2B{0}%2B" in pictures.nth(i).get_attribute("src") for i in range(4))
-        assert all(pictures.nth(i).evaluate("image => image.complete && image.naturalWidth > 100") for i in range(4))
-        slider = page.locator("[role=slider]").first
-        assert slider.get_attribute("aria-valuemax") == "4"
-        slider.focus()
-        page.keyboard.press("ArrowRight")
-        page.locator("img[src*='step%2B2%2B']").first.wait_for(timeout=30_000)
-        page.screenshot(path=tmp_path / "ui.png")
-        browser.close()
+    page = browser.new_page(viewport={"width": 1500, "height": 1100})
+    page.goto(address)
+    for name in ("0-normal", "1-benign", "2-malignant", "over_training"):
+        page.get_by_text(f"explanations/{name}").first.wait_for(timeout=60_000)
+    page.locator("img[src*='images']").nth(3).wait_for(timeout=60_000)
+    pictures = page.locator("img[src*='images']")
+    assert pictures.count() == 4  # three classes and the curves
+    assert all(f"step%2B{0}%2B" in pictures.nth(i).get_attribute("src") for i in range(4))
+    assert all(pictures.nth(i).evaluate("image => image.complete && image.naturalWidth > 100") for i in range(4))
+    slider = page.locator("[role=slider]").first
+    assert slider.get_attribute("aria-valuemax") == "4"
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.locator("img[src*='step%2B2%2B']").first.wait_for(timeout=30_000)
+    page.screenshot(path=tmp_path / "ui.png")

@@ -244,7 +244,8 @@ def test_signals_and_pictures_of_many_channels_have_figures_too(random):
 
 def test_slices_of_a_volume():
     samples, found = volume_round()
-    first, second = (slices(samples.images[0], found.values[0], k, percentile=100) for k in range(2))
+    (first, limit), (second, same) = (slices(samples.images[0], found.values[0], k, percentile=100) for k in range(2))
+    assert limit == same == 5.0  # one scale for all channels
     assert first.shape == (4, 8, 24, 3)
     assert first[2, 3, 4].tolist() == [255, 255, 255]
     red, _, blue = first[2, 3, 8 + 4].astype(int)

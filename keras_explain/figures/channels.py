@@ -66,7 +66,7 @@ def projections(volume: np.ndarray) -> np.ndarray:
     return picture
 
 
-def slices(image: np.ndarray, values: np.ndarray, k: int, percentile: float = 99.5) -> np.ndarray:
+def slices(image: np.ndarray, values: np.ndarray, k: int, percentile: float = 99.5) -> tuple[np.ndarray, float]:
     """The slices of one channel of a volume as pictures: original, positive and negative part side by side.
 
     Args:
@@ -76,14 +76,15 @@ def slices(image: np.ndarray, values: np.ndarray, k: int, percentile: float = 99
         percentile: of the absolute map over all channels, at which colours are cut.
 
     Returns:
-        (d, h, 3 w, 3) uint8.
+        (d, h, 3 w, 3) uint8, and the value at which the colours are cut.
 
     Example:
         >>> import numpy as np
         >>> from keras_explain.figures import slices
         >>> volume = np.ones((2, 4, 5, 1))
-        >>> slices(volume, volume, 0).shape
-        (2, 4, 15, 3)
+        >>> pictures, limit = slices(volume, volume, 0)
+        >>> pictures.shape, limit
+        ((2, 4, 15, 3), 1.0)
     """
     import matplotlib
 
@@ -94,7 +95,7 @@ def slices(image: np.ndarray, values: np.ndarray, k: int, percentile: float = 99
     colour = matplotlib.colormaps[MAP](0.5 + share[..., 0] / 2)[..., :3]
     faded = 1 - 0.3 * (1 - grey)
     parts = [grey, *((faded + np.clip(sign * share, 0, 1) * (colour - faded)) for sign in (1, -1))]
-    return np.asarray(np.rint(255 * np.concatenate(parts, axis=2)), "uint8")
+    return np.asarray(np.rint(255 * np.concatenate(parts, axis=2)), "uint8"), limit
 
 
 def channels_panel(

@@ -20,6 +20,7 @@ from keras_explain.gradients import Scorer
 from keras_explain.metrics.context import Context
 from keras_explain.metrics.similarity import spearman, ssim
 from keras_explain.observer import kept
+from keras_explain.outputs import run
 from keras_explain.records import Attribution
 
 MOST_RANK_LEFT = 0.5
@@ -185,7 +186,7 @@ def _called(model: keras.Model, image: np.ndarray) -> list[keras.layers.Layer]:
 
     try:
         keras.layers.Layer.__call__ = watched
-        model(ops.convert_to_tensor(image), training=False)
+        run(model, ops.convert_to_tensor(image))
     finally:
         keras.layers.Layer.__call__ = call
     return list(ended.values())

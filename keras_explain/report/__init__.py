@@ -80,7 +80,7 @@ def _volumes(
             about = f"image {samples.ids[row]}: {attribution.method.replace('_', ' ')}, why {target}?"
             strips = []
             for k in range(samples.images.shape[-1]):
-                pictures = slices(samples.images[row], attribution.values[r], k)
+                pictures, limit = slices(samples.images[row], attribution.values[r], k)
                 depth, height, width, _ = pictures.shape
                 strips.append(
                     {
@@ -89,7 +89,8 @@ def _volumes(
                         "height": round(_SLICE_WIDTH * height / width),
                     }
                 )
-            found.append({"about": about, "depth": samples.images.shape[1], "strips": strips})
+            scale = f"full red at {limit:.2g}, full blue at {-limit:.2g} {attribution.unit}"
+            found.append({"about": about, "scale": scale, "depth": samples.images.shape[1], "strips": strips})
     return found
 
 
