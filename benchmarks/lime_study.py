@@ -33,7 +33,7 @@ from keras_explain.datasets import mias, phantom
 from keras_explain.metrics.stability import variables_stability
 
 SIZE, EPOCHS = 128, 14
-REPEATS, FEATURES = 4, 5
+REPEATS, FEATURES = 3, 5
 PICTURES = Path(__file__).parent.parent / "docs" / "images"
 
 
@@ -186,7 +186,7 @@ def settings(samples):
             yield f"{name}; {hide}", segment, way, samples, 50, 1.0
     for count in (25, 100, 200):
         yield f"watershed; blur; {count} segments", "watershed", "blur", samples, count, 1.0
-    for number in (100, 250, 2000):
+    for number in (100, 1000, 3000):
         yield f"watershed; blur; {number} samples", "watershed", "blur", number, 50, 1.0
 
 
@@ -201,7 +201,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--images", type=int, default=3, help="of each class of phantoms; 4 times it of mini-MIAS")
-    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=300)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     keras.utils.set_random_seed(0)

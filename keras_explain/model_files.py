@@ -82,7 +82,8 @@ def load_model(
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
+    """The innermost of the messages that Keras wraps around each other."""
+    return " ".join(str(error).split("Exception encountered:")[-1].split())[:400]
 
 
 def _from_zip(path: Path, architecture: Any, custom_objects: dict[str, Any], safe_mode: bool) -> keras.Model:
@@ -109,6 +110,8 @@ def _from_h5(path: Path, architecture: Any, custom_objects: dict[str, Any], safe
         _allow(config, architecture, custom_objects, safe_mode)
         if _text(file.attrs.get("keras_version", "2")).startswith("3."):
             return _by_keras(path, custom_objects, safe_mode)
+        if _text(file.attrs.get("backend", "tensorflow")) != "tensorflow":
+            raise InputError("it was written on another backend than TensorFlow, where kernels are turned round.")
         model = _made(config, custom_objects, safe_mode)
         _fill_in_order(model, file["model_weights"])
     return model
@@ -142,8 +145,8 @@ def _allow(config: Any, architecture: Any, custom_objects: dict[str, Any], safe_
     if architecture is not None:
         raise InputError("it holds a whole model; leave architecture out.")
     for found in _objects(config):
-        kind = found["class_name"]
-        name = found.get("name") or (found.get("config") or {}).get("name", kind)
+        kind, inner = found["class_name"], found.get("config")
+        name = found.get("name") or (inner.get("name", kind) if isinstance(inner, dict) else kind)
         if kind in ("Lambda", "__lambda__") and safe_mode:
             raise InputError(
                 f"the Lambda layer '{name}' holds code of whoever wrote the file. If you trust it: safe_mode=False."
@@ -216,8 +219,8 @@ def _functional(inner: dict[str, Any]) -> dict[str, Any]:
     told = [{**modern(layer), "inbound_nodes": _renumbered(layer["inbound_nodes"], late)} for layer in inner["layers"]]
     ends = {key: _renumbered(inner[key], late) for key in ("input_layers", "output_layers")}
     # A list of one would make a model that gives lists.
-    ends = {key: end[0] if len(end) == 1 and _is_link(end[0]) else end for key, end in ends.items()}
-    return {"name": inner["name"], "layers": told, **ends}
+    single = {key: end[0] for key, end in ends.items() if isinstance(end, list) and len(end) == 1 and _is_link(end[0])}
+    return {"name": inner["name"], "layers": told, **ends, **single}
 
 
 def _is_link(value: Any) -> bool:
@@ -245,19 +248,37 @@ def _renumbered(value: Any, late: set[str]) -> Any:
 def _layer(cls: Any, inner: dict[str, Any]) -> dict[str, Any]:
     if cls is layers.InputLayer:
         return {"batch_shape": inner.get("batch_input_shape") or inner["batch_shape"], "name": inner["name"]}
+    if cls is layers.Lambda:
+        return _lambda(inner)
     known = inspect.signature(cls.__init__).parameters
     told = {key: value for key, value in inner.items() if key in known or not _harmless(key, value)}
     for key, value in told.items():
-        if isinstance(value, dict) and "class_name" in value:
-            if hasattr(layers, value["class_name"]):  # of a wrapper such as TimeDistributed
-                told[key] = modern(value)
-            elif key == "dtype":
-                told[key] = value["config"]["name"]
-            else:  # TensorFlow's initializers took a dtype
-                told[key] = {**value, "config": {k: v for k, v in value["config"].items() if k != "dtype"}}
         if key == "axis" and isinstance(value, list) and len(value) == 1:
             told[key] = value[0]
+        if value == "hard_sigmoid":
+            told[key] = hard_sigmoid
+        kind = value.get("class_name", "") if isinstance(value, dict) else ""
+        if kind in _MODELS or (kind and hasattr(layers, kind)):  # of a wrapper such as TimeDistributed
+            told[key] = modern(value)
+        elif kind and key == "dtype":
+            told[key] = value["config"]["name"]
+        elif kind and isinstance(value["config"], dict):  # TensorFlow's initializers took a dtype
+            told[key] = {**value, "config": {k: v for k, v in value["config"].items() if k != "dtype"}}
     return told
+
+
+@keras.saving.register_keras_serializable("keras_explain")
+def hard_sigmoid(x: Any) -> Any:
+    """Keras 2's: clip(0.2 x + 0.5, 0, 1). That of Keras 3 is clip(x / 6 + 0.5, 0, 1)."""
+    return keras.ops.clip(0.2 * x + 0.5, 0, 1)
+
+
+def _lambda(inner: dict[str, Any]) -> dict[str, Any]:
+    function = inner["function"]
+    if isinstance(function, list):
+        code = dict(zip(("code", "defaults", "closure"), function, strict=True))
+        function = {"class_name": "__lambda__", "config": code}
+    return {"name": inner["name"], "function": function, "arguments": inner.get("arguments") or {}}
 
 
 def _harmless(key: str, value: Any) -> bool:
@@ -270,10 +291,16 @@ def _harmless(key: str, value: Any) -> bool:
 
 
 def _fill_in_order(model: keras.Model, group: h5py.Group) -> None:
-    """Give each tensor of an .h5 file of Keras 2 to the weight at its place, or raise and say what does not fit."""
+    """Give each tensor of an .h5 file of Keras 2 to the weight of its layer and kind, or of its place and kind.
+
+    Names decide where both sides have the same: a file that was written with other layers frozen has another order.
+    """
     saved, variables = list(_saved(group)), _variables(model)
+    theirs, ours = [_short_name(name) for name, _ in saved], [_short_name(variable.path) for variable in variables]
+    if sorted(theirs) == sorted(ours) and len(set(ours)) == len(ours):
+        saved = [saved[theirs.index(name)] for name in ours]
     fits = [
-        _kind(name) == _RENAMED.get(variable.name, variable.name) and values.shape == tuple(variable.shape)
+        _same_kind(name, variable.name) and values.shape == tuple(variable.shape)
         for (name, values), variable in zip(saved, variables, strict=False)
     ]
     if len(saved) != len(variables) or not all(fits):
@@ -286,6 +313,22 @@ def _fill_in_order(model: keras.Model, group: h5py.Group) -> None:
         )
     for (_, values), variable in zip(saved, variables, strict=True):
         variable.assign(values)
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()
+
+
+def _short_name(path: str) -> str:
+    """`conv1/kernel` of `resnet50/conv1/kernel:0`."""
+    parts = path.split(":")[0].split("/")[-2:]
+    return "/".join([*parts[:-1], _RENAMED.get(parts[-1], parts[-1])])
+
+
+def _same_kind(name: str, kind: str) -> bool:
+    """Whether `conv1_3/kernel_1:0` is a `kernel`."""
+    own = name.split("/")[-1].split(":")[0]
+    kind = _RENAMED.get(kind, kind)
+    return any(_RENAMED.get(option, option) == kind for option in (own, re.sub(r"_\d+$", "", own)))
 
 
 def _saved(group: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
@@ -303,20 +346,19 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
     return [_text(name) for part in parts for name in part]
 
 
-def _kind(name: str) -> str:
-    """`kernel` of `conv1_3/kernel:0`."""
-    kind = re.sub(r"(_\d+)?:\d+$", "", name.split("/")[-1])
-    return _RENAMED.get(kind, kind)
-
-
 def _variables(model: keras.Model) -> list[Any]:
     """The weights of a model in the order of the .h5 files of Keras 2: layer by layer, those that learn first."""
     return [
         variable
         for layer in model.layers
         for variable in [*layer.trainable_weights, *layer.non_trainable_weights]
-        if "seed" not in variable.path.split("/")[-1]
+        if not _is_seed(variable.path)
     ]
+
+
+def _is_seed(path: str) -> bool:
+    """Whether a path is of the state of a random generator, which Keras 2 did not keep."""
+    return "seed_generator" in re.split(r"[/]", path.replace("seed_generator_state", "seed_generator"))
 
 
 def _fill_by_paths(model: keras.Model, path: Path) -> None:
@@ -331,11 +373,11 @@ def _fill_by_paths(model: keras.Model, path: Path) -> None:
     with h5py.File(path, "r") as file:
 
         def keep(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "metrics")) and "seed" not in name:
+            if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "metrics")) and not _is_seed(name):
                 saved.append(np.asarray(item).tobytes())
 
         file.visititems(keep)
-    own = [np.asarray(variable.numpy()).tobytes() for variable in model.weights if "seed" not in variable.path]
+    own = [np.asarray(variable.numpy()).tobytes() for variable in model.weights if not _is_seed(variable.path)]
     if sorted(saved) != sorted(own):
         used = len(set(own) & set(saved))
         raise InputError(f"it holds {len(saved)} weights, of which {used} have a place among the model's {len(own)}.")
@@ -359,24 +401,28 @@ def _filled(path: Path, file: h5py.File, architecture: Any) -> keras.Model:
             )
         if not old:
             raise InputError(f"it was not written by Keras 2; {architecture!r} is a model of Keras 2.")
-        architecture = _ARCHITECTURES[architecture](next(v.shape[-1] for _, v in _saved(group) if v.ndim == 2))
-    elif old:
-        _warn_of_other_names(group, architecture)
+        classes = [values.shape[-1] for _, values in _saved(group) if values.ndim == 2]
+        if not classes:
+            raise InputError(f"it has no dense layer, so it is not {architecture!r} with its softmax.")
+        architecture = _ARCHITECTURES[architecture](classes[-1])
     if old:
         _fill_in_order(architecture, group)
+        _warn_of_other_names(group, architecture)
     else:
         _fill_by_paths(architecture, path)
     return architecture
 
 
 def _warn_of_other_names(group: h5py.Group, model: keras.Model) -> None:
-    """Weights are given out by their place: where names differ as well, equal shapes may hide another order."""
-    saved = [name for name in _names(group, "layer_names") if _names(group[name], "weight_names")]
-    own = [layer.name for layer in model.layers if layer.weights]
-    for theirs, ours in zip(saved, own, strict=False):
-        if re.sub(r"_\d+$", "", theirs) != re.sub(r"_\d+$", "", ours):
+    """Where the names differ, weights are given out by their place, and equal shapes may hide another order."""
+    theirs = [_short_name(name) for name, _ in _saved(group)]
+    ours = [_short_name(variable.path) for variable in _variables(model)]
+    if sorted(theirs) == sorted(ours):
+        return
+    for file, own in zip(theirs, ours, strict=False):
+        if re.sub(r"_\d+/", "/", file) != re.sub(r"_\d+/", "/", own):
             warnings.warn(
-                f"The file's layer {theirs!r} fills {ours!r}: compare a prediction with one of the old model.",
+                f"The file's {file!r} fills {own!r}: compare a prediction with one of the old model.",
                 ExplanationWarning,
                 stacklevel=4,
             )

@@ -13,6 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 import keras_explain as kx
 from keras_explain import datasets
 from keras_explain.datasets import cbis_ddsm
+from keras_explain.datasets.files import read_image
 
 MASS = (
     "patient_id,breast_density,left or right breast,image view,abnormality id,abnormality type,mass shape,mass margins,"
@@ -256,7 +257,7 @@ def test_bits_window_and_photometric_interpretation(tags, expected, tmp_path):
     if "BitsStored" in tags:
         pixels[1, 1] = 4095
     dicom(tmp_path / "a.dcm", pixels, uid(1), **tags)
-    np.testing.assert_allclose(cbis_ddsm.read_image(tmp_path / "a.dcm").ravel(), expected, atol=1)
+    np.testing.assert_allclose(read_image(tmp_path / "a.dcm").ravel(), expected, atol=1)
 
 
 def test_a_look_up_table_is_applied(tmp_path):
@@ -265,31 +266,39 @@ def test_a_look_up_table_is_applied(tmp_path):
     lut.add_new("LUTData", "US", [255, 128, 64, 0])
     tags = {"VOILUTSequence": pydicom.Sequence([lut]), "WindowCenter": 1, "WindowWidth": 9}
     dicom(tmp_path / "a.dcm", np.array([[0, 1], [2, 3]], "uint16"), uid(1), **tags)
-    np.testing.assert_allclose(cbis_ddsm.read_image(tmp_path / "a.dcm").ravel(), [65535, 32896, 16448, 0], atol=1)
+    np.testing.assert_allclose(read_image(tmp_path / "a.dcm").ravel(), [65535, 32896, 16448, 0], atol=1)
 
 
 def test_files_that_are_none_say_so(tmp_path):
     (tmp_path / "a.dcm").write_bytes(b"not a picture")
     with pytest.raises(kx.InputError, match=r"a\.dcm is no DICOM picture that can be read"):
-        cbis_ddsm.read_image(tmp_path / "a.dcm")
+        read_image(tmp_path / "a.dcm")
     dicom(tmp_path / "b.dcm", mammogram(1), uid(1))
     whole = (tmp_path / "b.dcm").read_bytes()
     (tmp_path / "b.dcm").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(kx.InputError, match=r"b\.dcm is no DICOM picture"):
-        cbis_ddsm.read_image(tmp_path / "b.dcm")
+        read_image(tmp_path / "b.dcm")
     (tmp_path / "c.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(kx.InputError, match=r"c\.jpg is no picture that can be read"):
-        cbis_ddsm.read_image(tmp_path / "c.jpg")
+        read_image(tmp_path / "c.jpg")
     with pytest.raises(kx.InputError, match="does not exist"):
-        cbis_ddsm.read_image(tmp_path / "d.jpg")
+        read_image(tmp_path / "d.jpg")
     with pytest.raises(kx.InputError, match=r"holds none of the tables such as mass_case_description_train_set\.csv"):
         cbis_ddsm.findings(tmp_path)
     bad = row("P_00001", "CC", 1, "mass", "UNPROVEN", uid(1), uid(2), uid(3))
     table(tmp_path, "mass_case_description_test_set.csv", MASS, [bad])
     with pytest.raises(kx.InputError, match="row 0 has the pathology 'UNPROVEN'"):
         cbis_ddsm.findings(tmp_path)
+    table(
+        tmp_path,
+        "calc_case_description_test_set.csv",
+        MASS,
+        [row("P_1", "CC", 1, "mass", "BENIGN", uid(1), uid(2), uid(3))],
+    )
+    with pytest.raises(kx.InputError, match="row 0 is of a mass; the table is of another kind of findings"):
+        cbis_ddsm.findings(tmp_path / "calc_case_description_test_set.csv")
     (tmp_path / "mass_case_description_test_set.csv").write_text("patient_id,pathology\nP_1,BENIGN\n")
     with pytest.raises(kx.InputError, match="row 0 is no finding of CBIS-DDSM: KeyError"):
-        cbis_ddsm.findings(tmp_path)
+        cbis_ddsm.findings(tmp_path / "mass_case_description_test_set.csv")
     with pytest.raises(kx.InputError, match="part must be 'train', 'test' or None; got 'valid'"):
         cbis_ddsm.crops(tmp_path, "valid")

@@ -225,14 +225,14 @@ def test_a_table_may_have_further_columns_and_lack_some(tmp_path):
     table = tmp_path / "ref.csv"
     table.write_text("index,id,class,mean_light\n0,c1,0,0.4\n1,c2,1.0,0.5\n")
     assert [(case.id, case.label) for case in ddsm.pictures(tmp_path, table)] == [("c1", 0), ("c2", 1)]
-    with pytest.raises(kx.InputError, match=r"c1\.png is no picture that can be read"):
+    with pytest.raises(kx.InputError, match=r"c1\.png does not exist"):
         ddsm.pictures(tmp_path, table)[0].read()
     table.write_text("id,label\nc1,0\n")
     with pytest.raises(kx.InputError, match=r"has the columns \['id', 'label'\]; class and filename are needed"):
         ddsm.pictures(tmp_path, table)
     table.write_text("class,filename\n0,../../etc/passwd\n")
     (case,) = ddsm.pictures(tmp_path / "images", table)
-    with pytest.raises(kx.InputError, match=r"images/passwd is no picture"):
+    with pytest.raises(kx.InputError, match=r"images/passwd does not exist"):
         case.read()
 
 

@@ -1,6 +1,7 @@
 """Old models predict what they always did, or it is said why they cannot."""
 
 import json
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -125,15 +126,15 @@ def test_its_weights_alone_go_into_the_named_architecture(test_data, tmp_path):
         np.testing.assert_array_equal(variable.numpy(), value)  # nothing was filled
 
 
-def nested_again(name="resnet50"):
+def nested_again(last="dense"):
     """The model `nested` of Keras 2.15, written for Keras 3."""
     image = keras.Input((8, 8, 3))
     x = layers.BatchNormalization(name="batch_normalization")(layers.Conv2D(4, 3, padding="same", name="conv2d")(image))
     y = layers.DepthwiseConv2D(3, padding="same", name="depthwise_conv2d")(layers.ReLU()(x))
-    inner = keras.Model(image, layers.Add()([y, x]), name=name)
+    inner = keras.Model(image, layers.Add()([y, x]), name="resnet50")
     outer = keras.Input((8, 8, 3))
     x = layers.GlobalAveragePooling2D()(inner(outer))
-    return keras.Model(outer, layers.Dense(3, activation="softmax", name="dense")(x))
+    return keras.Model(outer, layers.Dense(3, activation="softmax", name=last)(x))
 
 
 @pytest.mark.parametrize("file", ["nested-weights.h5", "nested.weights.h5"])
@@ -144,9 +145,192 @@ def test_weights_alone_fill_a_given_model(file):
 
 
 def test_weights_that_go_by_place_alone_are_told():
-    with pytest.warns(kx.ExplanationWarning, match="The file's layer 'resnet50' fills 'other': compare a prediction"):
+    with pytest.warns(
+        kx.ExplanationWarning, match=r"The file's 'dense/kernel' fills 'other/kernel': compare a prediction"
+    ):
         model = kx.load_model(KERAS2 / "nested-weights.h5", architecture=nested_again("other"))
     assert_predicts(model, X, MADE["nested"])
+
+
+def written(path, config, weights, split=None, **attributes):
+    """A file as Keras 2 lays it out: weights is {layer: [(name, values), ...]} in the order of the file."""
+    with h5py.File(path, "w") as file:
+        group = file
+        if config is not None:
+            file.attrs.update({"model_config": json.dumps(config), "keras_version": "2.3.1", "backend": "tensorflow"})
+            group = file.create_group("model_weights")
+        file.attrs.update(attributes)
+
+        def names(place, attribute, given):
+            if split is None:
+                place.attrs[attribute] = np.array(given, "S")
+            else:
+                for i in range(0, len(given), split):
+                    place.attrs[f"{attribute}{i // split}"] = np.array(given[i : i + split], "S")
+
+        names(group, "layer_names", list(weights))
+        for layer, tensors in weights.items():
+            inner = group.create_group(layer)
+            names(inner, "weight_names", [name for name, _ in tensors])
+            for name, values in tensors:
+                inner[name] = np.asarray(values, "float32")
+    return path
+
+
+def stack(*steps, shape=(3,)):
+    """The configuration of a functional model of Keras 2, one layer after the other: (class, config) pairs."""
+    told = [
+        {
+            "class_name": "InputLayer",
+            "name": "i",
+            "config": {"name": "i", "batch_input_shape": [None, *shape]},
+            "inbound_nodes": [],
+        }
+    ]
+    for kind, config in steps:
+        link = [[[told[-1]["name"], 0, 0, {}]]]
+        told.append({"class_name": kind, "name": config["name"], "config": config, "inbound_nodes": link})
+    ends = {"input_layers": [["i", 0, 0]], "output_layers": [[told[-1]["name"], 0, 0]]}
+    return {"class_name": "Model", "config": {"name": "m", "layers": told, **ends}}
+
+
+def dense(name, units=3, **more):
+    return "Dense", {"name": name, "units": units, "use_bias": False, **more}
+
+
+EYE = np.eye(3)
+
+
+def test_what_keras_3_means_otherwise_by_the_same_word(tmp_path):
+    """hard_sigmoid had the slope 0.2 and has 1/6; Normalization must be told that it has its statistics."""
+    config = stack(dense("a", activation="hard_sigmoid"))
+    model = kx.load_model(written(tmp_path / "a.h5", config, {"a": [("a/kernel:0", EYE)]}))
+    np.testing.assert_allclose(model(np.array([[1.0, -1.0, 9.0]])), [[0.7, 0.3, 1.0]], atol=1e-6)
+    model.save(tmp_path / "again.keras")
+    np.testing.assert_allclose(kx.load_model(tmp_path / "again.keras")(np.ones((1, 3))), [[0.7] * 3], atol=1e-6)
+    config = stack(("Normalization", {"name": "n", "axis": [-1]}), dense("a"))
+    statistics = [("n/mean:0", [10, 20, 30]), ("n/variance:0", [4, 4, 4]), ("n/count:0", 0)]
+    weights = {"n": statistics, "a": [("a/kernel:0", EYE)]}
+    model = kx.load_model(written(tmp_path / "n.h5", config, weights))
+    np.testing.assert_allclose(model(np.array([[12.0, 24.0, 30.0]])), [[1, 2, 0]], atol=1e-5)
+
+
+def test_files_of_other_backends_are_refused(tmp_path):
+    path = written(tmp_path / "a.h5", stack(dense("a")), {"a": [("a/kernel:0", EYE)]}, backend="theano")
+    with pytest.raises(kx.InputError, match="another backend than TensorFlow, where kernels are turned round"):
+        kx.load_model(path)
+
+
+def test_names_decide_before_places_where_shapes_are_alike(tmp_path):
+    """A file that was written while the first of two layers was frozen holds it last."""
+    first, second = np.diag([2.0, 3.0, 5.0]), np.arange(9.0).reshape(3, 3)
+    image = keras.Input((3,))
+    inner = keras.Model(
+        image,
+        layers.Dense(3, use_bias=False, name="d2")(layers.Dense(3, use_bias=False, name="d1")(image)),
+        name="inner",
+    )
+    outer = keras.Input((3,))
+    model = keras.Model(outer, inner(outer))
+    path = written(tmp_path / "w.h5", None, {"inner": [("d2/kernel:0", second), ("d1/kernel:0", first)]})
+    loaded = kx.load_model(path, architecture=model)
+    x = np.array([[1.0, 2.0, 3.0]])
+    np.testing.assert_allclose(loaded(x), x @ first @ second, rtol=1e-5)
+    config = stack(dense("p"), dense("q"))
+    path = written(tmp_path / "m.h5", config, {"q": [("q/kernel:0", second)], "p": [("p/kernel:0", first)]})
+    np.testing.assert_allclose(kx.load_model(path)(x), x @ first @ second, rtol=1e-5)
+
+
+def test_long_lists_of_names_stand_in_parts(tmp_path):
+    config = stack(*(dense(f"d{i}") for i in range(5)))
+    weights = {f"d{i}": [(f"d{i}/kernel:0", (i + 1) * EYE)] for i in range(5)}
+    model = kx.load_model(written(tmp_path / "m.h5", config, weights, split=2))
+    np.testing.assert_allclose(model(np.ones((1, 3))), [[120] * 3])
+
+
+class Scaled(layers.Layer):
+    """Weights whose names end in numbers, as those of Keras 2 do when a name stands twice."""
+
+    def build(self, shape):
+        self.first = self.add_weight(shape=(shape[-1],), name="w_1")
+        self.second = self.add_weight(shape=(shape[-1],), name="w_2")
+
+    def call(self, x):
+        return x * self.first + self.second
+
+
+def test_weights_of_the_users_own_layers_keep_their_numbers(tmp_path):
+    weights = {"s": [("s/w_1:0", [1, 2, 3]), ("s/w_2:0", [4, 5, 6])]}
+    path = written(tmp_path / "m.h5", stack(("Scaled", {"name": "s"})), weights)
+    model = kx.load_model(path, custom_objects={"Scaled": Scaled})
+    np.testing.assert_allclose(model(np.ones((1, 3))), [[5, 7, 9]])
+    twice = {"a": [("a/kernel_1:0", 2 * EYE)]}
+    model = kx.load_model(written(tmp_path / "t.h5", stack(dense("a")), twice))
+    np.testing.assert_allclose(model(np.ones((1, 3))), [[2, 2, 2]])
+
+
+def test_dtype_policies_are_kept_and_other_orders_of_time_refused(tmp_path):
+    policy = {"class_name": "Policy", "config": {"name": "mixed_float16"}}
+    model = kx.load_model(written(tmp_path / "a.h5", stack(dense("a", dtype=policy)), {"a": [("a/kernel:0", EYE)]}))
+    assert model.get_layer("a").compute_dtype == "float16"
+    lstm = ("LSTM", {"name": "l", "units": 2, "time_major": True})
+    with pytest.raises(kx.InputError, match=r"cannot make this model of Keras 2.*time_major"):
+        kx.load_model(written(tmp_path / "l.h5", stack(lstm, shape=(4, 3)), {"l": []}))
+
+
+def test_functions_and_wrapped_models_in_configurations(tmp_path):
+    """A function as a loss or activation has a name where objects have a configuration; wrappers can hold models."""
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, activation="softmax")])
+    model.compile("adam", keras.losses.categorical_crossentropy)
+    model.save(tmp_path / "m.keras")
+    assert_predicts(kx.load_model(tmp_path / "m.keras"), np.ones((1, 3)), run(model, np.ones((1, 3))))
+    inner = {
+        "class_name": "Sequential",
+        "config": [
+            {
+                "class_name": "Dense",
+                "config": {"name": "a", "units": 3, "use_bias": False, "batch_input_shape": [None, 3]},
+            }
+        ],
+    }
+    wrapped = ("TimeDistributed", {"name": "t", "layer": inner})
+    path = written(tmp_path / "t.h5", stack(wrapped, shape=(4, 3)), {"t": [("a/kernel:0", 3 * EYE)]})
+    np.testing.assert_allclose(kx.load_model(path)(np.ones((1, 4, 3))), np.full((1, 4, 3), 3.0))
+    listed = {
+        "class_name": "Sequential",
+        "config": [
+            {
+                "class_name": "Dense",
+                "config": {"name": "a", "units": 3, "use_bias": False, "batch_input_shape": [None, 3]},
+            }
+        ],
+    }
+    path = written(tmp_path / "s.h5", listed, {"a": [("a/kernel:0", 3 * EYE)]})
+    np.testing.assert_allclose(kx.load_model(path)(np.ones((1, 3))), [[3, 3, 3]])
+
+
+def test_a_model_without_a_dense_layer_is_not_the_named_one(tmp_path):
+    path = written(tmp_path / "w.h5", None, {"c": [("c/kernel:0", np.ones((3, 3, 3, 4)))]})
+    with pytest.raises(kx.InputError, match="has no dense layer, so it is not 'resnet50'"):
+        kx.load_model(path, architecture="resnet50")
+
+
+def test_random_generators_are_no_weights_but_layers_named_seed_are(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dropout(0.5), layers.Dense(2, name="seed_detector")])
+    model.save_weights(tmp_path / "m.weights.h5")
+    other = keras.models.clone_model(model)
+    loaded = kx.load_model(tmp_path / "m.weights.h5", architecture=other)
+    assert_predicts(loaded, np.ones((2, 3)), run(model, np.ones((2, 3))))
+    with h5py.File(tmp_path / "m.weights.h5", "a") as file:
+        file["layers/extra/vars/0"] = np.ones(3)
+    with pytest.raises(kx.InputError, match="holds 3 weights, of which 2 have a place among the model's 2"):
+        kx.load_model(tmp_path / "m.weights.h5", architecture=keras.models.clone_model(model))
+    path = written(
+        tmp_path / "d.h5",
+        stack(("Dropout", {"name": "d", "rate": 0.5}), dense("seed_a")),
+        {"d": [], "seed_a": [("seed_a/kernel:0", EYE)]},
+    )
+    np.testing.assert_allclose(kx.load_model(path)(np.ones((1, 3))), [[1, 1, 1]])
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5", "weights.h5"])
@@ -208,6 +392,12 @@ def test_code_in_files_is_refused_and_never_run(ending):
         kx.load_model(KERAS2 / f"code.{ending}")
     with pytest.raises(kx.InputError, match=r"the TensorFlow operation 'tf.math.truediv' is a layer"):
         kx.load_model(KERAS2 / f"operation.{ending}")
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the code in these files is that of Python 3.11")
+@pytest.mark.parametrize("ending", ["h5", "keras"])
+def test_a_lambda_of_keras_2_is_loaded_when_it_is_trusted(ending):
+    assert_predicts(kx.load_model(KERAS2 / f"code.{ending}", safe_mode=False), X, MADE["code"])
 
 
 def test_a_lambda_is_loaded_when_it_is_trusted(tmp_path):

@@ -28,6 +28,8 @@ def test_the_formula_in_numbers():
     np.testing.assert_allclose(sixteen[..., 0], [[0, 1], [0.2, 0]], atol=1e-6)
     colour = Preprocessing(size=(1, 1), channels=1)(np.array([[[0, 51, 102]]], "uint8"))
     np.testing.assert_allclose(colour, [[[0.2]]], atol=1e-7)
+    kept = Preprocessing(size=(1, 1), channels=3)(np.array([[[0, 51, 102]]], "uint8"))
+    np.testing.assert_allclose(kept, [[[0, 0.2, 0.4]]], atol=1e-7)
 
 
 def test_scaling_keeps_mean_and_place():

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from keras_explain.datasets.cases import Case
+from keras_explain.datasets.files import header, read_image
 from keras_explain.datasets.roi import Mask, Roi
-from keras_explain.errors import InputError, MissingExtra
+from keras_explain.errors import InputError
 
 CLASS_NAMES = ("normal", "benign calcification", "benign mass", "malignant calcification", "malignant mass")
 _TABLES = re.compile(r"(mass|calc)_case_description_(train|test)_set\.csv$")
@@ -84,7 +84,11 @@ def findings(paths: str | Path | Sequence[str | Path]) -> list[Finding]:
     tables = [(file, match) for file in files if (match := _TABLES.search(file.name))]
     if not tables:
         raise InputError(f"{given[0]} holds none of the tables such as mass_case_description_train_set.csv.")
-    return [_finding(row, match[2], f"{file}, row {i}") for file, match in tables for i, row in enumerate(_rows(file))]
+    return [
+        _finding(row, match[1], match[2], f"{file}, row {i}")
+        for file, match in tables
+        for i, row in enumerate(_rows(file))
+    ]
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
@@ -96,8 +100,10 @@ def _rows(file: Path) -> list[dict[str, str]]:
     return [{str(name).replace(" ", "_"): (cell or "").strip() for name, cell in row.items()} for row in rows]
 
 
-def _finding(row: dict[str, str], part: str, where: str) -> Finding:
+def _finding(row: dict[str, str], table: str, part: str, where: str) -> Finding:
     try:
+        if not row["abnormality_type"].startswith(table):
+            raise InputError(f"{where} is of a {row['abnormality_type']}; the table is of another kind of findings.")
         if row["pathology"] not in (*_BENIGN, "MALIGNANT"):
             raise InputError(f"{where} has the pathology {row['pathology']!r}.")
         kind = row["abnormality_type"]
@@ -251,7 +257,7 @@ class _Files:
                 elif file.suffix.lower() == ".dcm":
                     unnamed.append(file)
         for file in unnamed:  # downloads that name their folders by date and description
-            self._of.setdefault(_header(file, "SeriesInstanceUID"), []).append(file)
+            self._of.setdefault(header(file, "SeriesInstanceUID"), []).append(file)
         for table in folder.rglob("dicom_info.csv"):
             self._describe(table)
 
@@ -296,81 +302,3 @@ def _is_mask(pixels: np.ndarray) -> bool:
     low, high = int(pixels.min()), int(pixels.max())
     between = (pixels > low + 0.1 * (high - low)) & (pixels < high - 0.1 * (high - low))
     return bool(high > low and between.mean() < 0.01)
-
-
-def read_image(file: str | Path) -> np.ndarray:
-    """The pixels (h, w) of a DICOM file or picture, bright where the breast is dense.
-
-    From DICOM: with the window that the file gives (VOI LUT, or window centre and width), stretched to 0 to 65535;
-    without one, the range of its bits is. MONOCHROME1, which draws low values bright, is turned round.
-
-    Args:
-        file: DICOM, JPEG or PNG.
-
-    Returns:
-        uint16 for DICOM, else what the picture has.
-
-    Raises:
-        InputError: no such file, or one that is cut off or has no grey pixels.
-        MissingExtra: pydicom is not installed, and needed.
-    """
-    file = Path(file)
-    if not file.is_file():
-        raise InputError(f"{file} does not exist.")
-    if file.suffix.lower() != ".dcm":
-        from PIL import Image
-
-        try:
-            with Image.open(file) as picture:
-                return np.asarray(picture if picture.mode == "I;16" else picture.convert("L"))
-        except (OSError, SyntaxError) as error:
-            raise InputError(f"{file} is no picture that can be read: {error}") from error
-    return _read_dicom(file)
-
-
-def _pydicom() -> Any:
-    try:
-        import pydicom
-    except ImportError as error:
-        raise MissingExtra('DICOM files need pydicom: pip install "keras-explain-callbacks[dicom]"') from error
-    return pydicom
-
-
-def _header(file: Path, name: str) -> str:
-    pydicom = _pydicom()
-    try:
-        return str(getattr(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[name]), name, ""))
-    except (pydicom.errors.InvalidDicomError, OSError, EOFError) as error:
-        raise InputError(f"{file} is no DICOM file: {error}") from error
-
-
-def _read_dicom(file: Path) -> np.ndarray:
-    pydicom = _pydicom()
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    try:
-        dicom = pydicom.dcmread(file)
-        pixels = dicom.pixel_array
-        kind, bits = str(dicom.PhotometricInterpretation), int(dicom.BitsStored)
-        if "VOILUTSequence" in dicom:
-            values = apply_voi_lut(apply_modality_lut(pixels, dicom), dicom)
-            low, high = 0.0, 2.0 ** dicom.VOILUTSequence[0].LUTDescriptor[2] - 1
-        elif "WindowCenter" in dicom:
-            values, (low, high) = apply_modality_lut(pixels, dicom), _window(dicom)
-        else:
-            values, low, high = pixels, 0.0, 2.0**bits - 1
-    except Exception as error:  # pydicom and its decoders raise many kinds
-        raise InputError(f"{file} is no DICOM picture that can be read: {type(error).__name__}: {error}") from error
-    if not kind.startswith("MONOCHROME") or values.ndim != 2:
-        raise InputError(f"{file} is {kind} of shape {values.shape}; one grey picture is expected.")
-    share = np.clip((values.astype("float64") - low) / max(high - low, 1e-12), 0, 1)
-    return np.rint(65535 * (1 - share if kind == "MONOCHROME1" else share)).astype("uint16")
-
-
-def _window(dicom: Any) -> tuple[float, float]:
-    """What is drawn black and white by the first window of a file (DICOM PS3.3, C.11.2.1.2)."""
-    centre, width = (
-        float(value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value)
-        for value in (dicom.WindowCenter, dicom.WindowWidth)
-    )
-    return centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from keras_explain.datasets.cases import Case
+from keras_explain.datasets.files import read_image
 from keras_explain.errors import InputError, MissingExtra
 
 CLASS_NAMES = ("normal", "benign calcification", "benign mass", "malignant calcification", "malignant mass")
@@ -234,7 +235,7 @@ def pictures(images: str | Path, table: str | Path, of_task: str | None = None) 
                     f"{where}: class {label} has y={row['y']}; {of_task} sends it to output {mapping[label]}."
                 )
         file = images / Path(name).name
-        cases.append(Case(file.stem, label, partial(_picture, file), group=_group(file.stem)))
+        cases.append(Case(file.stem, label, partial(read_image, file), group=_group(file.stem)))
     if not cases:
         raise InputError(f"{table} has no rows.")
     return cases
@@ -249,16 +250,6 @@ def _rows(table: Path) -> list[dict[str, str]]:
         if "class" not in columns or not columns & {"filename", "id"}:
             raise InputError(f"{table} has the columns {sorted(columns)}; class and filename are needed.")
         return list(reader)
-
-
-def _picture(file: Path) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as picture:
-            return np.asarray(picture.convert("L") if picture.mode != "I;16" else picture)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{file} is no picture that can be read: {error}") from error
 
 
 def _files(paths: str | Path | Sequence[str | Path], pattern: str) -> list[Path]:

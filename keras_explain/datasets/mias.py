@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_explain.datasets.cases import Case
+from keras_explain.datasets.files import read_image
 from keras_explain.datasets.roi import Circle, Roi
 from keras_explain.errors import InputError
 
@@ -193,10 +194,7 @@ def _placed(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _read(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        pixels = np.asarray(picture.convert("L"))
+    pixels = read_image(path)
     if pixels.shape != (_SIDE, _SIDE):
         raise InputError(f"{path} has {pixels.shape} pixels; mini-MIAS has {_SIDE} x {_SIDE}.")
     return pixels

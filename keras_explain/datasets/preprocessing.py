@@ -23,11 +23,13 @@ _SLACK = 1e-3
 class Preprocessing:
     """What is done to every picture on its way to the model.
 
-        x = low + (high - low) * clip((p - black) / (white - black), 0, 1),   then scaled to `size`, grey repeated
+        x = low + (high - low) * clip((p - black) / (white - black), 0, 1)
+
+    scaled to `size`. One channel is repeated for a model of three, three are averaged for a model of one.
 
     Args:
         size: (height, width) of the model's images in pixels.
-        channels: of the model's images: 1, or 3 equal ones of a grey picture.
+        channels: of the model's images, 1 or 3.
         scale: (low, high), what black and white become.
         window: (black, white) in values of the file; `"image"` is each picture's own lowest and highest value; None is
             the range of the file's whole numbers, 0 to 255 or 0 to 65535.
@@ -73,21 +75,20 @@ class Preprocessing:
         Raises:
             InputError: another shape, NaN or infinity, or fractions whose black and white no `window` tells.
         """
-        from PIL import Image
-
         pixels = np.asarray(pixels)
-        if pixels.ndim == 3 and pixels.shape[-1] in (1, 3):
-            pixels = pixels.mean(axis=-1, dtype="float64").astype(pixels.dtype)
-        if pixels.ndim != 2 or not pixels.size:
-            raise InputError(f"A picture must be (h, w), (h, w, 1) or (h, w, 3); got {pixels.shape}.")
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or not pixels.size:
+            raise InputError(f"A picture must be (h, w), (h, w, 1) or (h, w, 3); got {np.shape(pixels)}.")
         if not np.isfinite(pixels).all():
             raise InputError("A picture must be finite; NaN or infinity came.")
         black, white = self._window(pixels)
         low, high = self.scale
         share = np.clip((pixels.astype("float32") - black) / max(white - black, 1e-12), 0, 1)
-        if share.shape != self.size:
-            share = np.asarray(Image.fromarray(share).resize(self.size[::-1], Image.Resampling.BILINEAR))
-        return np.repeat((low + (high - low) * share)[..., None], self.channels, axis=-1).astype("float32")
+        if share.shape[-1] > self.channels:
+            share = share.mean(axis=-1, keepdims=True)
+        share = np.stack([_scaled(channel, self.size) for channel in np.moveaxis(share, -1, 0)], axis=-1)
+        share = np.repeat(share, self.channels // share.shape[-1], axis=-1)
+        return np.asarray(low + (high - low) * share, "float32")
 
     def _window(self, pixels: np.ndarray) -> tuple[float, float]:
         if self.window == "image":
@@ -174,6 +175,14 @@ class Preprocessing:
                 f"There is no record of the preprocessing: {sorted(names)} are needed, {sorted(settings)} came."
             )
         return cls(**settings)
+
+
+def _scaled(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    from PIL import Image
+
+    if channel.shape == size:
+        return channel
+    return np.asarray(Image.fromarray(channel).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def _is_range(value: Any) -> bool:

@@ -144,14 +144,14 @@ class Randomization:
                         reinitialize(layer, [self.seed, k, j])
                     maps = [explained()]
                     if k == 0:
-                        negate(layers[0])
+                        negate(layers[-1])
                         maps.append(explained())
                     found.append(maps)
         return found
 
 
 def stages_of(scorer: Scorer, image: np.ndarray, stages: int) -> list[list[keras.layers.Layer]]:
-    """The layers with weights from the output downwards: the topmost alone, then the others in even groups.
+    """The layers with weights from the output downwards: the topmost that multiplies, then the others in even groups.
 
     Args:
         scorer: of the model; layers that only lead to other outputs are left out.
@@ -167,8 +167,10 @@ def stages_of(scorer: Scorer, image: np.ndarray, stages: int) -> list[list[keras
         raise InputError(f"'{scorer.model.name}' has no weights that could be randomized.")
     if stages == 1:
         return [layers]
-    parts = np.array_split(np.arange(1, len(layers)), stages - 1)
-    return [layers[:1], *([layers[i] for i in part] for part in parts if len(part))]
+    # A bias on top moves no gradient: the first group reaches down to what multiplies.
+    top = 1 + next((i for i, layer in enumerate(layers) if _multipliers(layer)), 0)
+    parts = np.array_split(np.arange(top, len(layers)), stages - 1)
+    return [layers[:top], *([layers[i] for i in part] for part in parts if len(part))]
 
 
 def _called(model: keras.Model, image: np.ndarray) -> list[keras.layers.Layer]:
@@ -205,7 +207,11 @@ def _beside(scorer: Scorer, image: np.ndarray) -> set[int]:
             behind.add((id(history.operation), history.node_index))
             waiting += history.operation._inbound_nodes[history.node_index].input_tensors
     used = {operation for operation, _ in behind}
-    return {id(inner) for layer in model.layers if id(layer) not in used for inner in layer._flatten_layers()}
+    inside, outside = (
+        {id(inner) for layer in model.layers if (id(layer) in used) == wanted for inner in layer._flatten_layers()}
+        for wanted in (True, False)
+    )
+    return outside - inside  # a layer can lead to both
 
 
 def own_weights(layer: keras.layers.Layer) -> list[Any]:
@@ -250,10 +256,14 @@ def _initializer(layer: keras.layers.Layer, name: str) -> Any:
 
 
 def negate(layer: keras.layers.Layer) -> None:
-    """Turn the sign of what a layer multiplies with: weights of two and more axes, or the gamma of a normalisation."""
-    for variable in own_weights(layer):
-        if len(variable.shape) > 1 or variable.name == "gamma":
-            variable.assign(-variable.value)
+    """Turn the sign of what a layer multiplies with."""
+    for variable in _multipliers(layer):
+        variable.assign(-variable.value)
+
+
+def _multipliers(layer: keras.layers.Layer) -> list[Any]:
+    """The weights of two and more axes, and the gamma of a normalisation."""
+    return [variable for variable in own_weights(layer) if len(variable.shape) > 1 or variable.name == "gamma"]
 
 
 def _less(number: Any, limit: float) -> np.ndarray:

@@ -1,0 +1,102 @@
+"""The pixels of a picture file: DICOM, or whatever Pillow reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_explain.errors import InputError, MissingExtra
+
+
+def read_image(file: str | Path) -> np.ndarray:
+    """The grey pixels (h, w) of a DICOM file or picture, bright where the breast is dense.
+
+    From DICOM: what the file's window draws black and white (VOI LUT, or window centre and width) becomes 0 and 65535;
+    without a window, the range of its bits does. MONOCHROME1, which draws low values bright, is turned round.
+
+    Args:
+        file: DICOM (`.dcm`, `.dicom`), or a picture such as JPEG, PNG or PGM, of which colours are made grey.
+
+    Returns:
+        uint16 for DICOM and pictures of 16 bits, else uint8.
+
+    Raises:
+        InputError: no such file, or one that is cut off or has no grey pixels.
+        MissingExtra: pydicom is not installed, and needed.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise InputError(f"{file} does not exist.")
+    if file.suffix.lower() in (".dcm", ".dicom"):
+        return _read_dicom(file)
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            sixteen = picture.mode.startswith("I")
+            pixels = np.asarray(picture if sixteen else picture.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{file} is no picture that can be read: {error}") from error
+    return pixels.astype("uint16") if sixteen else pixels
+
+
+def header(file: Path, name: str) -> str:
+    """One entry of a DICOM file's header, "" if it has none.
+
+    Args:
+        file: the file.
+        name: such as "SeriesInstanceUID".
+
+    Raises:
+        InputError: no DICOM file.
+        MissingExtra: pydicom is not installed.
+    """
+    pydicom = _pydicom()
+    try:
+        return str(getattr(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[name]), name, ""))
+    except (pydicom.errors.InvalidDicomError, OSError, EOFError) as error:
+        raise InputError(f"{file} is no DICOM file: {error}") from error
+
+
+def _pydicom() -> Any:
+    try:
+        import pydicom
+    except ImportError as error:
+        raise MissingExtra('DICOM files need pydicom: pip install "keras-explain-callbacks[dicom]"') from error
+    return pydicom
+
+
+def _read_dicom(file: Path) -> np.ndarray:
+    pydicom = _pydicom()
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    try:
+        dicom = pydicom.dcmread(file)
+        pixels = dicom.pixel_array
+        kind, bits = str(dicom.PhotometricInterpretation), int(dicom.BitsStored)
+        if "VOILUTSequence" in dicom:
+            values = apply_voi_lut(apply_modality_lut(pixels, dicom), dicom)
+            low, high = 0.0, 2.0 ** dicom.VOILUTSequence[0].LUTDescriptor[2] - 1
+        elif "WindowCenter" in dicom and "WindowWidth" in dicom:
+            values, (low, high) = apply_modality_lut(pixels, dicom), _window(dicom)
+        else:
+            low = -(2.0 ** (bits - 1)) if dicom.PixelRepresentation else 0.0
+            values, high = pixels, low + 2.0**bits - 1
+    except Exception as error:  # pydicom and its decoders raise many kinds
+        raise InputError(f"{file} is no DICOM picture that can be read: {type(error).__name__}: {error}") from error
+    if not kind.startswith("MONOCHROME") or values.ndim != 2:
+        raise InputError(f"{file} is {kind} of shape {values.shape}; one grey picture is expected.")
+    share = np.clip((values.astype("float64") - low) / max(high - low, 1e-12), 0, 1)
+    return np.rint(65535 * (1 - share if kind == "MONOCHROME1" else share)).astype("uint16")
+
+
+def _window(dicom: Any) -> tuple[float, float]:
+    """What is drawn black and white by the first window of a file (DICOM PS3.3, C.11.2.1.2)."""
+    centre, width = (
+        float(value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value)
+        for value in (dicom.WindowCenter, dicom.WindowWidth)
+    )
+    return centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
