@@ -53,6 +53,7 @@ def main():
         (held_out, truth),
         explainers=["vanilla", kx.IntegratedGradients(32), kx.Lime(samples=200)],
         class_names=CLASS_NAMES,
+        channel_names=CHANNEL_NAMES,
         roi=masks,
         frequency=max(1, options.epochs - 1),
         tracker=kx.DirectoryTracker(options.out),
@@ -69,20 +70,20 @@ def main():
     )
 
     scorer = kx.Scorer(model)
-    samples = kx.select(scorer, (held_out, truth), class_names=CLASS_NAMES, roi=masks)
+    samples = kx.select(scorer, (held_out, truth), class_names=CLASS_NAMES, channel_names=CHANNEL_NAMES, roi=masks)
     method = kx.IntegratedGradients(options.steps)
     for i in tqdm(range(len(samples)), "cells explained", disable=None):
         cell = samples[[i]]
         why = kx.explain(scorer, cell, method, targets="all")
         true = CLASS_NAMES[cell.labels[0]]
-        tqdm.write(f"\nImage {cell.ids[0]}, {true}:")
+        tqdm.write(f"\nHeld-out cell {cell.ids[0]}, {true}:")
         for row, target in enumerate(why.targets):
             delta, total = why.score[row] - why.base_score[row], why.values[row].sum()
             words = f"  why {'' if CLASS_NAMES[target] == true else 'not '}{CLASS_NAMES[target]}?"
             tqdm.write(f"{words:<27} Delta from baseline: {delta:6.2f}. Sum of attributions: {total:6.2f}")
-        figure = kx.figures.panel(cell, [why], title=f"a cell with its {true}", channel_names=CHANNEL_NAMES)
+        figure = kx.figures.panel(cell, [why], title=f"a cell with its {true}")
         figure.savefig(options.out / f"why-{cell.labels[0]}-{true.replace(' ', '_')}.png")
-    page = write_report(options.out / "explanations", options.out / "report.html", "Phantom cells", CHANNEL_NAMES)
+    page = write_report(options.out / "explanations", options.out / "report.html", "Phantom cells")
     print(f"\nThe page that scrolls through the slices is {page}")
     print(f"Pictures are in {options.out}, rounds of the training in {explain.tracker.where}")
 

@@ -34,7 +34,9 @@ def main():
 
     task = ddsm.task(options.task)
     model = kx.load_model(options.model, architecture=options.architecture)
-    height, width, channels = model.input_shape[1:]
+    if len(model.inputs[0].shape) != 4:
+        raise SystemExit(f"{options.model} takes {model.inputs[0].shape[1:]}, which are no pictures.")
+    height, width, channels = model.inputs[0].shape[1:]
     if options.settings:
         preprocessing = Preprocessing.from_settings(options.settings)
     else:

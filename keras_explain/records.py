@@ -37,6 +37,7 @@ class Samples:
         confidence: (n,) probability in [0, 1] of the first target; NaN where unknown.
         ids: n names, stable over training: the data set's own, or the position in the data.
         class_names: names of the model's classes; empty where unknown.
+        channel_names: of the last axis of the images; empty where unknown.
         background: (m, *image shape) images for methods that take an expectation, or m = 0.
         value_range: lowest and highest pixel of all the images that were looked at.
         roi: (n, *image shape without channels) bool, where the finding of each image is, no pixel where it has none; or
@@ -61,6 +62,7 @@ class Samples:
     confidence: np.ndarray = field(default_factory=lambda: _NO_VALUES)
     ids: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    channel_names: tuple[str, ...] = ()
     background: np.ndarray = field(default_factory=lambda: _NO_VALUES)
     value_range: tuple[float, float] = (np.nan, np.nan)
     roi: np.ndarray = field(default_factory=lambda: _NO_VALUES)
@@ -83,6 +85,9 @@ class Samples:
             if len(column) != n:
                 raise InputError(f"{name} has {len(column)} entries for {n} images.")
         shape = images.shape[1:]
+        object.__setattr__(self, "channel_names", tuple(map(str, self.channel_names)))
+        if len(self.channel_names) not in (0, shape[-1]):
+            raise InputError(f"channel_names has {len(self.channel_names)} entries for {shape[-1]} channels.")
         background = self.background if len(self.background) else np.zeros((0, *shape))
         object.__setattr__(self, "background", _frozen(background, "float32"))
         if self.background.shape[1:] != shape:
@@ -129,6 +134,10 @@ class Samples:
     def class_name(self, target: int) -> str:
         """Name of a model class, `class k` where none was given."""
         return self.class_names[target] if 0 <= target < len(self.class_names) else f"class {target}"
+
+    def channel_name(self, k: int) -> str:
+        """Name of a channel, counted from 1 where none was given."""
+        return self.channel_names[k] if self.channel_names else f"channel {k + 1}"
 
 
 @dataclass(frozen=True)
@@ -250,15 +259,19 @@ class Attribution:
 
 
 def save_round(
-    folder: Path, samples: Samples, attributions: Sequence[Attribution], settings: Mapping[str, Any]
+    folder: str | Path,
+    samples: Samples,
+    attributions: Sequence[Attribution],
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write samples, attributions and settings as `samples.npz`, `<method>.npz` and `settings.json`.
 
     Args:
         folder: created if needed.
         samples, attributions: what was explained and how.
-        settings: anything that JSON can hold.
+        settings: anything that JSON can hold, such as a `title`.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {f.name: getattr(samples, f.name) for f in dataclasses.fields(samples)}
     _write_arrays(folder / "samples.npz", arrays)
@@ -272,7 +285,7 @@ def save_round(
         for group in ("details", "measures"):
             arrays |= {f"{group}.{key}": array for key, array in getattr(attribution, group).items()}
         _write_arrays(folder / f"{name}.npz", arrays)
-    text = json.dumps({**settings, "methods": methods}, indent=1, default=_plain)
+    text = json.dumps({**(settings or {}), "methods": methods}, indent=1, default=_plain)
     (folder / "settings.json").write_text(text, encoding="utf-8")
 
 
@@ -291,7 +304,7 @@ def load_round(folder: str | Path) -> tuple[Samples, list[Attribution], dict[str
     settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     with np.load(folder / "samples.npz", allow_pickle=False) as file:
         stored = dict(file)
-    for name in ("ids", "class_names", "value_range"):
+    for name in ("ids", "class_names", "channel_names", "value_range"):
         stored[name] = tuple(stored[name].tolist())
     stored["missing"] = tuple(map(tuple, stored["missing"].tolist()))
     stored["accuracy"] = float(stored["accuracy"])

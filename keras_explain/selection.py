@@ -82,6 +82,7 @@ def select(
     *,
     class_map: Any = None,
     class_names: Sequence[str] = (),
+    channel_names: Sequence[str] = (),
     images_per_class: int = 1,
     candidates: int | None = None,
     background: int = 0,
@@ -102,7 +103,8 @@ def select(
             Labels are whole numbers, one-hot or, for independent sigmoid outputs, multi-hot. Weights are ignored. A
             `PyDataset` with `ids`, `roi` or `preprocessing`, as `keras_explain.datasets.cases.Stream`, tells them.
         class_map: see `ClassMap`.
-        class_names: names of the model's outputs.
+        class_names: names of the model's outputs, one each.
+        channel_names: of the images, for the figures of volumes, signals and pictures with many channels.
         images_per_class: how many images of each data-set class.
         candidates: look at so many images at most; None looks at all.
         background: keep so many images drawn evenly from the candidates, for `GradientShap`.
@@ -137,17 +139,18 @@ def select(
     if prepared is not None:
         prepared.check_model(scorer.model)
         value_range = prepared.scale if value_range is None else value_range
-    if class_map is not None and _told(data, "class_map") is not None:
-        raise InputError(
-            "The data give model outputs as labels already, by a class_map of their own; leave it out here."
-        )
+    check_class_map(class_map, data)
     search = _Search(ClassMap(class_map), images_per_class, background, np.random.default_rng(seed))
     with untouched(scorer.model):
         for images, labels, ids in _batches(data, candidates):
             check_images(images, scorer.model, value_range)
             logits = scorer.logits(images)
+            if class_names and len(class_names) != logits.shape[1]:
+                raise InputError(
+                    f"class_names has {len(class_names)} entries; the model has {logits.shape[1]} classes."
+                )
             search.look(images, labels, ids, logits, scorer.head(images))
-    samples = search.samples(tuple(class_names))
+    samples = search.samples(tuple(class_names), tuple(channel_names))
     if prepared is not None:
         prepared.check_range(*samples.value_range)
     if roi is None:
@@ -176,6 +179,30 @@ def regions_of(data: Any) -> Any:
 def preprocessing_of(data: Any) -> Any:
     """The `keras_explain.datasets.preprocessing.Preprocessing` that a data set tells itself; None if it does not."""
     return _told(data, "preprocessing")
+
+
+def check_class_map(class_map: Any, data: Any) -> None:
+    """Raise where classes would be mapped twice.
+
+    Args:
+        class_map, data: as in `select`.
+    """
+    if class_map is not None and _told(data, "class_map") is not None:
+        raise InputError(
+            "The data give model outputs as labels already, by a class_map of their own; leave it out here."
+        )
+
+
+def all_looked_at(data: Any, candidates: int | None) -> bool:
+    """Whether so many candidates are known to be all the images there are.
+
+    Args:
+        data, candidates: as in `select`.
+    """
+    names = _told(data, "ids")
+    arrays = isinstance(data, (tuple, list)) and len(data) and hasattr(data[0], "__len__")
+    count = len(names) if names is not None else len(data[0]) if arrays else None
+    return candidates is None or (count is not None and count <= candidates)
 
 
 def check_roi(roi: Any, data: Any) -> None:
@@ -315,7 +342,7 @@ class _Search:
         """The best of every class, by class and falling confidence."""
         return [candidate for label in sorted(self.best) for candidate in self.best[label]]
 
-    def samples(self, class_names: tuple[str, ...]) -> Samples:
+    def samples(self, class_names: tuple[str, ...], channel_names: tuple[str, ...]) -> Samples:
         """What was found."""
         if not self.seen:
             raise InputError("The validation data are empty: not one image came.")
@@ -329,6 +356,7 @@ class _Search:
             confidence=np.array([c.confidence for c in chosen]),
             ids=tuple(c.id for c in chosen),
             class_names=class_names,
+            channel_names=channel_names,
             background=np.array(self.reservoir).reshape(-1, *self.shape),
             value_range=(float(self.low), float(self.high)),
             missing=tuple((label, self.class_map(label) or 0) for label, best in sorted(self.best.items()) if not best),
@@ -342,7 +370,7 @@ def check_images(images: np.ndarray, model: keras.Model, value_range: tuple[floa
     Args:
         images: (n, *image shape).
         model: whose input they shall be.
-        value_range: (lowest, highest) pixel of training; None refuses whole numbers up to 255 in a model that does not
+        value_range: (lowest, highest) pixel of training; None refuses what looks like 0 to 255 in a model that does not
             rescale them itself, since that is how images are forgotten to be divided by 255.
     """
     expected = getattr(model, "input_shape", None)
@@ -361,14 +389,14 @@ def check_images(images: np.ndarray, model: keras.Model, value_range: tuple[floa
             raise InputError(f"images lie in {low:g} to {high:g}; value_range={tuple(value_range)} was trained on.")
     elif looks_unscaled(images) and not any(isinstance(layer, _RESCALING) for layer in model._flatten_layers()):
         raise InputError(
-            f"images are whole numbers from {low:g} to {high:g} and '{model.name}' has no Rescaling or Normalization "
-            "layer. Scale them as in training, or pass value_range=(0, 255) if it was trained on these."
+            f"images go from {low:g} to {high:g}, as pixels of 8 bits do, and '{model.name}' has no Rescaling or "
+            "Normalization layer. Scale them as in training, or pass value_range=(0, 255) if it was trained on these."
         )
 
 
 def looks_unscaled(images: np.ndarray) -> bool:
-    """Whether images are raw 8-bit pixels: whole numbers in 0..255 that go beyond what scaled images reach."""
-    return bool(31 < images.max() <= 255 and images.min() >= 0 and (images == np.rint(images)).all())
+    """Whether images look like 8-bit pixels, resized or not: none below 0, and some beyond what scaled images reach."""
+    return bool(31 < images.max() <= 255 and images.min() >= 0)
 
 
 def _batches(data: Any, candidates: int | None) -> Iterator[tuple[np.ndarray, np.ndarray, Sequence[Any] | None]]:

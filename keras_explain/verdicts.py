@@ -64,8 +64,8 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
     if measured.get("roi_area", 1.0) < 1 and "auprc" in measured:
         auprc, area = measured["auprc"], measured["roi_area"]
         good = bool(auprc >= min(2 * area, (1 + area) / 2))
-        words = "better" if good else "hardly better" if auprc > area else "no better"
-        found.append(Verdict(f"{words} than chance at ROI: {auprc:.2g} vs {area:.2g}", good))
+        words = "better than chance" if good else "about chance" if auprc > area else "not above chance"
+        found.append(Verdict(f"{words} at ROI: {auprc:.2g} vs {area:.2g}", good))
     if {"border_share", "border_area"} <= measured.keys():
         share, area = measured["border_share"], measured["border_area"]
         good = bool(share <= area * (1 + _ROUNDING))

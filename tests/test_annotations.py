@@ -28,6 +28,8 @@ def test_boxes_of_vindr(tmp_path):
     assert mask.sum() == pytest.approx(20 * 20 + 20 * 20, abs=20)
     mass = vindr.regions(tmp_path / "finding_annotations.csv", "Mass")
     assert mass["a1"].shapes == [Box(10.2, 20, 30, 40.5)]
+    second = vindr.regions(tmp_path / "finding_annotations.csv", "Suspicious Calcification")  # named after another
+    assert second["a1"].shapes == [Box(10.2, 20, 30, 40.5)]
     with pytest.raises(kx.InputError, match="has no finding of the category 'Asymmetry'"):
         vindr.regions(tmp_path / "finding_annotations.csv", "Asymmetry")
 
@@ -66,6 +68,8 @@ def test_outlines_of_inbreast(tmp_path):
     expected[5, 60] = expected[41, 40] = expected[43, 42] = True
     np.testing.assert_array_equal(mask, expected)
     assert inbreast.region(tmp_path / "a.xml", (64, 80), {"Mass"}).mask().sum() == 600
+    (tmp_path / "b.xml").write_bytes(plistlib.dumps(drawn(("Mass", [(10, 10), (40, 10), (10, 40)]))))
+    assert inbreast.region(tmp_path / "b.xml", (64, 80)).mask().sum() == pytest.approx(450, rel=0.05)  # three points
     with pytest.raises(
         kx.InputError, match=r"has \['Calcification', 'Cluster', 'Mass'\], and none of \['Distortion'\]"
     ):

@@ -183,8 +183,31 @@ def test_crops_carry_the_regions_along(tmp_path):
     y, x = np.argwhere(calcification.roi().mask()).mean(axis=0)
     assert y == pytest.approx(17.5, abs=1)
     assert x == pytest.approx(17.5, abs=1)
-    assert cbis_ddsm.crops(tmp_path, margin=5)[1].read().shape == (HEIGHT, WIDTH)  # no larger than the mammogram
+    assert cbis_ddsm.crops(tmp_path, margin=5)[1].read().shape == (WIDTH, WIDTH)  # square, and inside the mammogram
     assert [case.id for case in datasets.read(tmp_path, "test")] == ["P_00001_LEFT_CC_calcification_2"]
+    # The first patient has a finding in each part, and is not trained on.
+    assert [case.id for case in datasets.read(tmp_path, "train")] == ["P_00002_LEFT_MLO_mass_1"]
+
+
+def test_overlapping_findings_are_all_in_a_crop(tmp_path):
+    official(tmp_path)
+    for series, name in ((uid(21), "000000.dcm"), (uid(11), "000001.dcm")):
+        dicom(
+            tmp_path / "CBIS-DDSM" / "case" / series / name,
+            disc(HEIGHT, WIDTH, 40, 30 + (series == uid(21)) * 8, 6),
+            series,
+        )
+    calcification, mass, _ = cbis_ddsm.crops(tmp_path, margin=1, smallest=20)
+    both = (disc(HEIGHT, WIDTH, 40, 30, 6) > 0) | (disc(HEIGHT, WIDTH, 40, 38, 6) > 0)
+    for case in (calcification, mass):
+        assert case.roi().mask().sum() == pytest.approx(both.sum(), abs=12)
+
+
+def test_the_nearest_of_several_masks_is_taken(tmp_path):
+    official(tmp_path)
+    small = disc(15, 10, 7, 5, 2)
+    dicom(tmp_path / "CBIS-DDSM" / "case" / uid(31) / "000009.dcm", small, uid(31))
+    np.testing.assert_array_equal(cbis_ddsm.mammograms(tmp_path)[1].roi().mask(), disc(HEIGHT, WIDTH, 60, 40, 5) > 0)
 
 
 def test_mammograms_that_are_not_at_hand_are_left_out(tmp_path):
@@ -213,6 +236,14 @@ def test_the_jpeg_copy_with_its_own_table(tmp_path):
         rows.append([str(target), f"CBIS-DDSM/jpeg/{target.parent.name}/{target.name}", "P_00001", kind])
         file.unlink()
     rows[-1][3] = ""  # the table lacks some descriptions
+    for series, name, kind, pixels in (
+        (uid(1), "0-000.jpg", "cropped images", mammogram(5)),  # before the mammogram by name
+        (uid(31), "0-000.jpg", "cropped images", disc(HEIGHT, WIDTH, 20, 20, 9)),  # as black and white as a mask
+    ):
+        Image.fromarray((pixels / 257).astype("uint8") if pixels.dtype == "uint16" else pixels).save(
+            jpeg / series / name
+        )
+        rows.append([name, f"CBIS-DDSM/jpeg/{series}/{name}", "P_00001", kind])
     for delimiter in (",", ";"):
         info = io.StringIO()
         csv.writer(info, delimiter=delimiter).writerows(
@@ -224,6 +255,9 @@ def test_the_jpeg_copy_with_its_own_table(tmp_path):
         expected = disc(HEIGHT, WIDTH, 60, 40, 5) > 0
         found = second.roi().mask()
         assert (found & expected).sum() / (found | expected).sum() > 0.9
+    (tmp_path / "copy" / "dicom_info.csv").write_text("file_path,PatientID\na,b\n")
+    with pytest.raises(kx.InputError, match=r"dicom_info\.csv has no column image_path or SeriesDescription"):
+        cbis_ddsm.mammograms(tmp_path)
 
 
 def test_a_finding_without_a_mask_says_which(tmp_path):
@@ -242,6 +276,13 @@ def test_a_finding_without_a_mask_says_which(tmp_path):
         ({"PhotometricInterpretation": "MONOCHROME1"}, [65535, 64535, 61535, 0]),
         ({"WindowCenter": 2500.5, "WindowWidth": 3001}, [0, 0, 65535, 65535]),
         ({"WindowCenter": [2000.5, 9], "WindowWidth": [4001, 9]}, [0, 16384, 65535, 65535]),
+        ({"WindowCenter": None, "WindowWidth": None}, [0, 1000, 4000, 65535]),
+        ({"WindowCenter": 2000}, [0, 1000, 4000, 65535]),
+        ({"WindowCenter": 2000, "WindowWidth": 4000, "VOILUTFunction": "LINEAR_EXACT"}, [0, 16384, 65535, 65535]),
+        (
+            {"WindowCenter": 2000, "WindowWidth": 4000, "VOILUTFunction": "SIGMOID"},
+            [65535 / (1 + np.exp(-4 * (x - 2000) / 4000)) for x in (0, 1000, 4000, 65535)],
+        ),
         (
             {"WindowCenter": 2000.5, "WindowWidth": 4001, "RescaleSlope": 2, "RescaleIntercept": 0},
             [0, 32768, 65535, 65535],
@@ -260,13 +301,22 @@ def test_bits_window_and_photometric_interpretation(tags, expected, tmp_path):
     np.testing.assert_allclose(read_image(tmp_path / "a.dcm").ravel(), expected, atol=1)
 
 
-def test_a_look_up_table_is_applied(tmp_path):
+def test_signed_pixels(tmp_path):
+    pixels = np.array([[-32768, 0], [1000, 32767]], "int16")
+    dicom(tmp_path / "a.dcm", pixels, uid(1), PixelRepresentation=1)
+    np.testing.assert_allclose(read_image(tmp_path / "a.dcm").ravel(), [0, 32768, 33768, 65535], atol=1)
+
+
+def test_a_look_up_table_is_applied_after_the_modality(tmp_path):
     lut = pydicom.Dataset()
     lut.add_new("LUTDescriptor", "US", [4, 0, 8])
     lut.add_new("LUTData", "US", [255, 128, 64, 0])
     tags = {"VOILUTSequence": pydicom.Sequence([lut]), "WindowCenter": 1, "WindowWidth": 9}
     dicom(tmp_path / "a.dcm", np.array([[0, 1], [2, 3]], "uint16"), uid(1), **tags)
     np.testing.assert_allclose(read_image(tmp_path / "a.dcm").ravel(), [65535, 32896, 16448, 0], atol=1)
+    tags |= {"RescaleSlope": 1, "RescaleIntercept": 1}
+    dicom(tmp_path / "a.dcm", np.array([[0, 1], [2, 3]], "uint16"), uid(1), **tags)
+    np.testing.assert_allclose(read_image(tmp_path / "a.dcm").ravel(), [32896, 16448, 0, 0], atol=1)
 
 
 def test_files_that_are_none_say_so(tmp_path):
@@ -297,6 +347,9 @@ def test_files_that_are_none_say_so(tmp_path):
     )
     with pytest.raises(kx.InputError, match="row 0 is of a mass; the table is of another kind of findings"):
         cbis_ddsm.findings(tmp_path / "calc_case_description_test_set.csv")
+    (tmp_path / "mass_case_description_test_set.csv").write_bytes(MASS.encode() + b"\nP_1,\xe9\n")
+    with pytest.raises(kx.InputError, match="is no text in UTF-8"):
+        cbis_ddsm.findings(tmp_path / "mass_case_description_test_set.csv")
     (tmp_path / "mass_case_description_test_set.csv").write_text("patient_id,pathology\nP_1,BENIGN\n")
     with pytest.raises(kx.InputError, match="row 0 is no finding of CBIS-DDSM: KeyError"):
         cbis_ddsm.findings(tmp_path / "mass_case_description_test_set.csv")

@@ -6,7 +6,7 @@ from PIL import Image
 from scipy import ndimage
 
 import keras_explain as kx
-from keras_explain.datasets import mias, phantom
+from keras_explain.datasets import mias, phantom, read
 
 
 def test_phantoms_are_the_same_wherever_they_are_made():
@@ -142,3 +142,28 @@ def test_real_findings_are_brighter_than_what_surrounds_them(test_data):
             brighter.append(pixels[distance < finding.radius].mean() > ring.mean())
     assert len(brighter) > 15
     assert np.mean(brighter) > 0.85
+
+
+def test_whole_mammograms_of_mias_are_split_by_woman(test_data):
+    train, test = (read(test_data / "mias", part) for part in ("train", "test"))
+    assert len(train) > 3 * len(test) > 30
+    assert len(train) + len(test) == len(list((test_data / "mias").glob("*.pgm")))
+    assert not {case.group for case in train} & {case.group for case in test}
+    cases = {case.id: case for case in [*train, *test]}
+    assert cases["mdb001"].label == 2
+    with Image.open(test_data / "mias" / "mdb001.pgm") as picture:
+        np.testing.assert_array_equal(cases["mdb001"].read(), np.asarray(picture))
+    rows, columns = np.nonzero(cases["mdb001"].roi().mask())
+    np.testing.assert_allclose([rows.mean(), columns.mean()], [1024 - 425, 535], atol=1)
+    assert not cases["mdb009"].roi().mask().any() or cases["mdb009"].label > 0
+
+
+def test_a_mammogram_with_several_findings_has_the_label_of_the_worst(tmp_path):
+    rows = ["mdb144 G MISC B 233 994 29", "mdb144 G MISC M 313 540 27", "mdb003 D NORM"]
+    (tmp_path / "Info.txt").write_text("\n".join(rows) + "\n")
+    for name in ("mdb144", "mdb003"):
+        Image.fromarray(np.zeros((1024, 1024), "uint8")).save(tmp_path / f"{name}.pgm")
+    two, normal = mias.mammograms(tmp_path)
+    assert (two.label, normal.label) == (4, 0)
+    assert len(two.roi().shapes) == 2
+    assert not normal.roi().mask().any()

@@ -12,6 +12,7 @@ import keras_explain as kx
 from keras_explain import datasets
 from keras_explain.datasets import ddsm
 from keras_explain.datasets.cases import Case, Stream, split
+from keras_explain.datasets.files import read_image
 from keras_explain.datasets.preprocessing import Preprocessing
 
 SIDE = 299
@@ -158,7 +159,8 @@ def test_both_halves_are_one_test_set(tmp_path):
     np.save(tmp_path / "cv10_data.npy", first[..., None])
     np.save(tmp_path / "cv10_labels.npy", np.array([0, 1, 3, 1]))
     ddsm.write_half(tmp_path, "test10", second, [0, 2, 4], ["NORMAL", "Mass-Test_P_00016_LEFT_CC_1", ""])
-    cases = datasets.read(tmp_path, "test", "model_0")
+    np.save(tmp_path / "cv10_labels.npy", np.array([[0], [1], [3], [1]]))
+    cases = datasets.read(tmp_path.parent, "test", "model_0")  # at any depth
     assert [case.id for case in cases] == ["cv10/0", "cv10/1", "cv10/2", "cv10/3", "test10/0", "test10/1", "test10/2"]
     assert [case.label for case in cases] == [0, 1, 3, 1, 0, 2, 4]  # each half alone lacks classes
     assert cases[5].group == "P_00016"
@@ -175,6 +177,9 @@ def test_halves_that_do_not_belong_together_or_hold_objects_are_refused(tmp_path
         ddsm.halves(tmp_path)
     np.save(tmp_path / "cv10_labels.npy", np.array([0, 1.5]))
     with pytest.raises(kx.InputError, match=r"cv10_labels\.npy, row 1 has the class 1\.5"):
+        ddsm.halves(tmp_path)
+    np.save(tmp_path / "cv10_labels.npy", np.eye(2))
+    with pytest.raises(kx.InputError, match=r"cv10_labels\.npy, row 0 has the class"):
         ddsm.halves(tmp_path)
     np.save(tmp_path / "cv10_labels.npy", np.array([{"a": 1}, None], dtype=object))
     with pytest.raises(kx.InputError, match="is cut off, or holds Python objects, which are not read"):
@@ -221,19 +226,56 @@ def test_tables_that_contradict_themselves_are_refused(rows, words, tmp_path):
         ddsm.pictures(tmp_path, table, "model_4")
 
 
+def png(path, pixels):
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
 def test_a_table_may_have_further_columns_and_lack_some(tmp_path):
+    for name in ("c1", "c2"):
+        png(tmp_path / f"{name}.png", tiles(1)[0])
     table = tmp_path / "ref.csv"
-    table.write_text("index,id,class,mean_light\n0,c1,0,0.4\n1,c2,1.0,0.5\n")
+    table.write_bytes("\ufeffindex,id,class,mean_light\n0,c1,0,0.4\n1,c2,1.0,0.5\n".encode())
     assert [(case.id, case.label) for case in ddsm.pictures(tmp_path, table)] == [("c1", 0), ("c2", 1)]
-    with pytest.raises(kx.InputError, match=r"c1\.png does not exist"):
-        ddsm.pictures(tmp_path, table)[0].read()
-    table.write_text("id,label\nc1,0\n")
-    with pytest.raises(kx.InputError, match=r"has the columns \['id', 'label'\]; class and filename are needed"):
+    refused = [
+        ("id,label\nc1,0\n", r"has the columns \['id', 'label'\]; class and filename are needed"),
+        ("class,filename\n0,absent.png\n", r"line 2 names .*absent\.png, which does not exist"),
+        ("class,filename\n0,../../etc/passwd\n", r"line 2 names .*images/passwd, which does not exist"),
+        ("class,filename\nmass,c1.png\n", "line 2 has the class mass; 0 to 4 are expected"),
+        ("class,filename\n,c1.png\n", "line 2 has the class ; 0 to 4 are expected"),
+        ("id,class,filename\nc1\n", "line 2 has the class None; 0 to 4 are expected"),
+    ]
+    for text, words in refused:
+        table.write_text(text)
+        with pytest.raises(kx.InputError, match=words):
+            ddsm.pictures(tmp_path / "images", table)
+    table.write_bytes("class,filename\n0,c1.png\n".encode("utf-16"))
+    with pytest.raises(kx.InputError, match="is no text in UTF-8"):
         ddsm.pictures(tmp_path, table)
-    table.write_text("class,filename\n0,../../etc/passwd\n")
-    (case,) = ddsm.pictures(tmp_path / "images", table)
-    with pytest.raises(kx.InputError, match=r"images/passwd does not exist"):
-        case.read()
+    table.write_text("class,filename,y\n1,c1.png,0.5\n")
+    with pytest.raises(kx.InputError, match=r"class 1 has y=0\.5; model_4 sends it to output 0"):
+        ddsm.pictures(tmp_path, table, "model_4")
+
+
+def test_pictures_of_8_16_and_32_bits_and_of_fractions(tmp_path):
+    """Pillow would cut them all to 0..255."""
+    sixteen = np.array([[0, 300], [40000, 65535]], "uint16")
+    png(tmp_path / "a.png", sixteen)
+    Image.fromarray(sixteen.astype("int32")).save(tmp_path / "b.tif")
+    Image.fromarray((sixteen / 65535).astype("float32")).save(tmp_path / "c.tif")
+    Image.fromarray(sixteen.astype("int32") * 7).save(tmp_path / "d.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), sixteen)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif"), sixteen)
+    assert read_image(tmp_path / "b.tif").dtype == "uint16"
+    np.testing.assert_allclose(read_image(tmp_path / "c.tif"), sixteen / 65535, rtol=1e-6)
+    with pytest.raises(kx.InputError, match="float32 in 0 to 1 does not tell what is black and white"):
+        Preprocessing((2, 2))(read_image(tmp_path / "c.tif"))
+    np.testing.assert_array_equal(read_image(tmp_path / "d.tif"), sixteen.astype("int32") * 7)
+    Image.fromarray(np.array([[[0, 0, 255], [90, 90, 90]]], "uint8")).save(tmp_path / "e.png")
+    assert read_image(tmp_path / "e.png").tolist() == [[29, 90]]  # as bright as the eye sees it
+    (tmp_path / "f.png").write_bytes(b"no picture")
+    with pytest.raises(kx.InputError, match=r"f\.png is no picture that can be read"):
+        read_image(tmp_path / "f.png")
 
 
 def test_clean_tasks_leave_out_tiles_without_tissue():
@@ -269,7 +311,8 @@ def test_no_patient_is_on_both_sides_and_unknown_ones_are_told():
     assert np.bincount([case.label for case in held_out]).tolist() == [0, 6, 6, 6, 6]
     assert [case.id for case in split(cases)[1]] == [case.id for case in held_out]
     assert [case.id for case in split(cases, seed=1)[1]] != [case.id for case in held_out]
-    assert len(split(cases, share=0.5)[1]) == 60
+    for share in (0.1, 0.25, 0.4, 0.5):
+        assert len(split(cases, share)[1]) == pytest.approx(120 * share, abs=6)
     unknown = [Case(f"c{i}", i % 5, lambda: None) for i in range(50)]
     with pytest.warns(kx.ExplanationWarning, match="40 cases with a finding do not tell whose they are"):
         split(unknown)
@@ -283,10 +326,13 @@ def test_no_patient_is_on_both_sides_and_unknown_ones_are_told():
 def test_folders_that_hold_nothing_known_are_named(tmp_path):
     with pytest.raises(kx.InputError, match="is no folder"):
         datasets.read(tmp_path / "absent")
-    with pytest.raises(kx.InputError, match=r"is no file or folder with \*.tfrecords"):
+    with pytest.raises(kx.InputError, match=r"holds no train data that are known: train_df_model_0\.csv with images/"):
         datasets.read(tmp_path)
     with pytest.raises(kx.InputError, match="part must be 'train' or 'test'; got 'valid'"):
         datasets.read(tmp_path, "valid")
     Image.fromarray(tiles(1)[0]).save(tmp_path / "loose.png")
-    with pytest.raises(kx.InputError, match=r"_data\.npy"):
+    with pytest.raises(kx.InputError, match="holds no test data that are known"):
         datasets.read(tmp_path, "test")
+    (tmp_path / "train_df_model_4.csv").write_text("class,filename,y\n3,c1.png,0\n")
+    with pytest.raises(kx.InputError, match="class 3 has y=0; model_4 sends it to output 1"):
+        datasets.read(tmp_path, "train", "model_4")

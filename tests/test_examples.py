@@ -134,7 +134,13 @@ def test_train_and_report_on_files_as_ddsm_has_them(tmp_path):
     predicted = model.predict(images, verbose=0).argmax(axis=1)
     assert np.mean(predicted == truth[truth > 0] - 1) == pytest.approx(accuracy, abs=1e-3)
     page = (tmp_path / "report" / "report.html").read_text("utf-8")
-    assert all(name in page for name in ("model_2: model_2.keras", "malignant calcification", "data:image/png"))
+    said = ("model_2: model_2.keras", "malignant calcification", "data:image/png", f"looked at: {accuracy:.3f}")
+    assert all(words in page for words in said)
+    wrong = [sys.executable, *map(str, report), "--task", "model_3"]  # a model of four classes for a task of two
+    done = subprocess.run(
+        wrong, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    )
+    assert "class_names has 2 entries; the model has 4 classes" in done.stderr
 
 
 def test_train_and_report_on_real_mammograms(test_data, mlflow_server, tmp_path):
@@ -191,7 +197,7 @@ def test_cells_are_explained_for_every_class(tmp_path):
     lines = re.findall(
         r"why (not )?(.+)\? +Delta from baseline: +(-?[\d.]+)\. Sum of attributions: +(-?[\d.]+)", output
     )
-    images = re.findall(r"^Image (\d+), (.+):$", output, re.M)
+    images = re.findall(r"^Held-out cell (\d+), (.+):$", output, re.M)
     assert len(images) >= 4
     assert len(lines) == 5 * len(images)  # every class, also those that it is not
     for (_, true), block in zip(images, np.array(lines).reshape(-1, 5, 4), strict=True):

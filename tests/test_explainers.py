@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 from scipy.ndimage import gaussian_filter, label
+from sklearn.metrics import adjusted_rand_score
 
 import keras_explain as kx
 from keras_explain.explainers.lime import partly_hidden
@@ -195,10 +196,15 @@ def test_lime_says_when_hiding_changes_nothing():
     assert np.isnan(found.details["r2"][0])  # a fit to rounding noise is none
 
 
+def test_targets_of_samples_must_exist():
+    with pytest.raises(kx.InputError, match="targets must be classes 0 to 2; got 0 to 7"):
+        kx.explain(NET.keras(), kx.Samples(IMAGES[:2], [0, 7]), "vanilla")
+
+
 def test_what_lime_hides_behind():
     image = np.random.default_rng(0).random((20, 30, 2), "float32")
     segments = (np.arange(600) // 150).reshape(20, 30).astype("int32")
-    blurred = [gaussian_filter(image[..., channel], 2.0) for channel in range(2)]
+    blurred = [gaussian_filter(image[..., channel], (2.0, 3.0)) for channel in range(2)]
     np.testing.assert_allclose(kx.Lime(hide="blur")._hidden(image, segments), np.stack(blurred, axis=-1), rtol=1e-5)
     means = np.array([image[segments == s].mean(axis=0) for s in range(4)])
     np.testing.assert_allclose(kx.Lime(hide="mean")._hidden(image, segments), means[segments], rtol=1e-5)
@@ -229,9 +235,18 @@ def test_the_watershed_follows_edges_alike_in_small_and_large_images(side, rando
     mixed = np.minimum(inside, 1 - inside) > 0.1
     grid = (np.arange(side) * 7 // side)[:, None] * 7 + np.arange(side) * 7 // side
     in_grid = np.array([disc[grid == s].mean() for s in range(49)])
-    assert mixed.sum() < 0.4 * (np.minimum(in_grid, 1 - in_grid) > 0.1).sum()
+    assert mixed.sum() < 0.75 * (np.minimum(in_grid, 1 - in_grid) > 0.1).sum()
     assert all(label(segments == s)[1] == 1 for s in range(segments.max() + 1))
     assert kx.Lime(segments=120)._segments(image, (0, 1)).max() > 80
+
+
+def test_superpixels_of_a_picture_do_not_depend_on_its_size():
+    """The same scene with 64 and with 256 pixels a side; without the rule for compactness the index is below 0.89."""
+    y, x = np.mgrid[0:256, 0:256] / 256
+    scene = 0.2 + 0.6 * (np.hypot(y - 0.5, x - 0.45) < 0.27) + 0.1 * np.sin(9 * x)
+    small = scene.reshape(64, 4, 64, 4).mean(axis=(1, 3))
+    one, other = (kx.Lime()._segments(image[..., None], (0, 1)) for image in (small, scene))
+    assert adjusted_rand_score(one.ravel(), other[2::4, 2::4].ravel()) > 0.92
 
 
 def test_lime_takes_grey_images_and_makes_superpixels():
@@ -388,7 +403,10 @@ def test_a_chunk_that_does_not_fit_is_halved():
         (lambda m, x: kx.explain(m, x[:0], "vanilla"), "no images"),
         (lambda m, x: kx.explain(m, x[:, :5], "vanilla"), r"shape \(5, 8, 1\); .* takes \(8, 8, 1\)"),
         (lambda m, x: kx.explain(m, x * np.nan, "vanilla"), "NaN"),
-        (lambda m, x: kx.explain(m, np.rint(x * 255), "vanilla"), "whole numbers from . to 25. .*Rescaling"),
+        (
+            lambda m, x: kx.explain(m, np.rint(x * 255), "vanilla"),
+            "images go from . to 25., as pixels of 8 bits do, .*Rescaling",
+        ),
         (lambda m, x: kx.explain(m, x * 255, "vanilla", value_range=(0, 1)), r"lie in .*value_range=\(0, 1\)"),
         (lambda m, x: kx.explain(m, x, "gradient_shap"), "needs a background"),
         (lambda m, x: kx.explain(m, x, kx.GradientShap(x / 255)), "background lies in .*the samples in"),

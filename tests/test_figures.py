@@ -167,7 +167,7 @@ def test_nothing_of_matplotlib_is_touched():
     ("call", "message"),
     [
         (lambda s: kx.figures.panel(s, [], percentile=0), "percentile must be above 0"),
-        (lambda s: kx.figures.panel(kx.Samples(np.zeros((1, 4)), [0]), []), r"panel draws images \(n, h, w, c\)"),
+        (lambda s: kx.figures.panel(kx.Samples(np.zeros((1, 4)), [0]), []), "panel draws signals, images and volumes"),
         (lambda s: kx.figures.panel(s, [attribution_with(np.ones((2, 8, 8, 1)))]), "not of these samples"),
         (lambda s: kx.figures.panel(s, [attribution_with(np.ones((1, 4, 4, 1)))]), "not of these samples"),
     ],
@@ -215,10 +215,10 @@ THRESHOLDS = [
     ({}, {"randomization_passed": 1.0}, 1, "passes randomization", True),
     ({}, {"randomization_passed": 0.0}, 1, "fails randomization", False),
     ({}, {"auprc": 0.2, "roi_area": 0.1}, 1, "better than chance at ROI: 0.2 vs 0.1", True),
-    ({}, {"auprc": 0.19, "roi_area": 0.1}, 1, "hardly better than chance at ROI: 0.19 vs 0.1", False),
-    ({}, {"auprc": 0.1, "roi_area": 0.1}, 1, "no better than chance at ROI: 0.1 vs 0.1", False),
+    ({}, {"auprc": 0.19, "roi_area": 0.1}, 1, "about chance at ROI: 0.19 vs 0.1", False),
+    ({}, {"auprc": 0.1, "roi_area": 0.1}, 1, "not above chance at ROI: 0.1 vs 0.1", False),
     ({}, {"auprc": 0.8, "roi_area": 0.5}, 1, "better than chance at ROI: 0.8 vs 0.5", True),
-    ({}, {"auprc": 0.7, "roi_area": 0.5}, 1, "hardly better than chance at ROI: 0.7 vs 0.5", False),
+    ({}, {"auprc": 0.7, "roi_area": 0.5}, 1, "about chance at ROI: 0.7 vs 0.5", False),
     ({}, {"border_share": 0.5, "border_area": 0.5}, 1, "below chance on background: 50% vs 50%", True),
     ({}, {"border_share": 0.6, "border_area": 0.5}, 1, "above chance on background: 60% vs 50%", False),
 ]

@@ -535,6 +535,29 @@ def test_stages_follow_the_calls_to_the_explained_output():
         assert names_of(keras.Model(image, outputs), 8, (4,), output) == [["a"], ["body"]]
 
 
+def test_a_layer_that_leads_to_both_outputs_is_randomized_and_the_last_call_counts():
+    image = keras.Input((4,))
+    shared = layers.Dense(4, name="shared")
+    inner = keras.Input((4,))
+    aside = keras.Model(inner, layers.Dense(2, "softmax", name="end")(shared(inner)), name="b")
+    outputs = {"a": layers.Dense(2, "softmax", name="a")(shared(image)), "b": aside(image)}
+    assert names_of(keras.Model(image, outputs), 8, (4,), "a") == [["a"], ["shared"]]
+    first, second = layers.Dense(4, name="first"), layers.Dense(4, name="second")
+    again = keras.Model(image, layers.Dense(2, "softmax", name="top")(first(second(first(image)))))
+    assert names_of(again, 8, (4,)) == [["top"], ["first"], ["second"]]
+
+
+def test_the_first_stage_reaches_down_to_what_multiplies(random):
+    """A shift on top moves no gradient, so re-initialising it alone would fail every method."""
+    steps = [keras.Input((4, 4, 1)), layers.Flatten(), layers.Dense(2, name="d")]
+    model = keras.Sequential([*steps, layers.BatchNormalization(scale=False, name="n"), layers.Softmax()])
+    assert names_of(model, 8, (4, 4, 1)) == [["n", "d"]]
+    samples = kx.Samples(random.random((2, 4, 4, 1)), [0, 1])
+    found = kx.explain(model, samples, "vanilla")
+    measured = kx.metrics.measure(model, samples, found, ["randomization"], explainer=kx.Saliency()).measures
+    np.testing.assert_allclose(measured["randomization_spearman_stages"][:, 0], 0, atol=1e-6)
+
+
 def test_every_kind_of_weight_is_given_new_values():
     """By Keras' own initializers where there are some, else by noise of the trained spread."""
 

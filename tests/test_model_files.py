@@ -309,6 +309,28 @@ def test_functions_and_wrapped_models_in_configurations(tmp_path):
     np.testing.assert_allclose(kx.load_model(path)(np.ones((1, 3))), [[3, 3, 3]])
 
 
+def test_nested_models_by_their_first_and_by_their_second_call(tmp_path):
+    """Keras 2 counts from 1 where a nested model was made first and then called, and from 0 where the call made it."""
+    inner = {
+        "class_name": "Dense",
+        "config": {"name": "a", "units": 3, "use_bias": False, "batch_input_shape": [None, 3]},
+    }
+    config = stack(("Sequential", {"name": "s", "layers": [inner]}), dense("b"))
+    weights = {"s": [("a/kernel:0", 2 * EYE)], "b": [("b/kernel:0", 5 * EYE)]}
+    for call in (0, 1):
+        config["config"]["layers"][2]["inbound_nodes"] = [[["s", call, 0, {}]]]
+        model = kx.load_model(written(tmp_path / "m.h5", config, weights))
+        np.testing.assert_allclose(model(np.ones((1, 3))), [[10, 10, 10]])
+
+
+def test_an_h5_file_of_keras_3_with_models_in_it(tmp_path):
+    model = nested_again()
+    with warnings.catch_warnings(action="ignore"):  # of the legacy format
+        model.save(tmp_path / "m.h5")
+    loaded = kx.load_model(tmp_path / "m.h5")
+    assert_predicts(loaded, X, run(model, X))
+
+
 def test_a_model_without_a_dense_layer_is_not_the_named_one(tmp_path):
     path = written(tmp_path / "w.h5", None, {"c": [("c/kernel:0", np.ones((3, 3, 3, 4)))]})
     with pytest.raises(kx.InputError, match="has no dense layer, so it is not 'resnet50'"):

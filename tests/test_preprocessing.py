@@ -24,7 +24,7 @@ def test_the_formula_in_numbers():
     np.testing.assert_allclose(windowed[..., 0], [[0, 0], [0.5, 1]], atol=1e-7)
     own = Preprocessing(size=(2, 2), channels=1, window="image")(pixels.astype("float64") * 7 + 3)
     np.testing.assert_allclose(own[..., 0], [[0, 0.2], [0.4, 1]], atol=1e-6)
-    sixteen = Preprocessing(size=(2, 2), channels=1)(np.array([[0, 65535], [13107, 0]], "uint16"))
+    sixteen = Preprocessing(size=(2, 2), channels=1)(np.array([[0, 65535], [13107, 0]], ">u2"))
     np.testing.assert_allclose(sixteen[..., 0], [[0, 1], [0.2, 0]], atol=1e-6)
     colour = Preprocessing(size=(1, 1), channels=1)(np.array([[[0, 51, 102]]], "uint8"))
     np.testing.assert_allclose(colour, [[[0.2]]], atol=1e-7)
@@ -52,6 +52,7 @@ def test_scaling_keeps_mean_and_place():
         ({"scale": (1, 0)}, "scale must be two numbers, the first below the second"),
         ({"window": "auto"}, "window must be two numbers"),
         ({"window": (0, np.nan)}, "window must be two numbers"),
+        ({"scale": ("a", "b")}, "scale must be two numbers"),
     ],
 )
 def test_records_that_cannot_be_are_refused(options, words):
@@ -73,6 +74,10 @@ def test_a_record_survives_the_settings_of_a_run(tmp_path):
     record = Preprocessing((8, 9), 1, (-1.0, 1.0), (12.0, 4000.0))
     (tmp_path / "settings.json").write_text(json.dumps({"preprocessing": record.as_settings(), "title": "x"}))
     assert Preprocessing.from_settings(tmp_path / "settings.json") == record
+    assert Preprocessing(window=np.array([12, 4000])) == Preprocessing(window=(12, 4000))
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(kx.InputError, match=r"is no settings.json of an explained round"):
+        Preprocessing.from_settings(tmp_path / "settings.json")
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(kx.InputError, match="There is no record of the preprocessing"):
         Preprocessing.from_settings(tmp_path / "settings.json")
@@ -145,6 +150,33 @@ def test_a_stream_gives_what_fit_needs():
             np.testing.assert_array_equal(image, data.image(at))
             assert label == data.labels[at]
     assert stream(shuffle=True, batch_size=4).ids == before
+
+
+def test_seeds_give_orders_and_classes_can_map_to_nothing():
+    assert stream(shuffle=True, seed=1).ids != stream(shuffle=True, seed=2).ids
+    some = Stream(cases(), Preprocessing((SIDE, SIDE)), class_map={0: None, 1: 0, 3: 1})
+    assert some.ids == stream().ids
+    assert some.labels.dtype.kind == "i"
+    with pytest.raises(kx.InputError, match="class_map must be a dict; got ClassMap"):
+        Stream(cases(), Preprocessing((SIDE, SIDE)), class_map=kx.ClassMap({1: 0}))
+    with pytest.raises(kx.InputError, match="There is no case 'case99'"):
+        stream().roi("case99")
+    with pytest.raises(kx.InputError, match="give model outputs as labels already"):
+        ExplanationCallback(stream(), class_map={1: 0, 3: 1})
+
+
+def test_a_scale_beyond_one_is_known_from_the_stream():
+    """A model trained on 0 to 255 gets its pictures so, and the guess that they were forgotten is not made."""
+    data = Stream(cases(), Preprocessing((SIDE, SIDE), scale=(0, 255)), class_map={1: 0, 3: 1})
+    assert len(kx.select(build(), data)) + len(kx.select(build(), data).missing) == 2
+    with pytest.raises(kx.InputError, match="as pixels of 8 bits do"):
+        kx.select(build(), (np.concatenate([data[0][0]]), data[0][1]))
+
+
+def test_flat_pictures_have_no_range_to_judge():
+    Preprocessing().check_range(0.3, 0.3)
+    with pytest.raises(kx.InputError, match="need window="):
+        Preprocessing().check_range(0.3, 0.31)
 
 
 def test_streams_without_cases_or_with_names_twice_are_refused():

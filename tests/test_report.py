@@ -1,10 +1,12 @@
 """The page: opened from disk in a real browser, scrolled through, and fed with hostile names."""
 
+import io
 import json
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_explain as kx
 from keras_explain.engine import History, Round, write_round
@@ -13,13 +15,22 @@ from keras_explain.report import write_report
 HOSTILE = "<img src=x onerror=document.title='broken'>"
 
 
-def volume_rounds(folder, names=("nucleoli", "Golgi"), failures=()):
+def volume_rounds(folder, names=("nucleoli", "Golgi"), failures=(), channels=("structure", "DNA")):
     """Two rounds of one volume with a map in slice 1 for the class and in slice 2 against it."""
     images = np.zeros((1, 4, 16, 16, 2))
     images[0, :, 4:12, 4:12] = 0.8
     values = np.zeros_like(images)
     values[0, 1, 6:8, 6:8, 0], values[0, 2, 8:10, 8:10, 1] = 1.0, -1.0
-    samples = kx.Samples(images, [1], labels=[1], confidence=[0.9], class_names=names, ids=["cell 7"])
+    samples = kx.Samples(
+        images,
+        [1],
+        labels=[1],
+        confidence=[0.9],
+        class_names=names,
+        channel_names=channels,
+        ids=["cell 7"],
+        accuracy=0.625,
+    )
     found = kx.Attribution("integrated_gradients", values, [1], [0], score=[0.0], base_score=[0.0])
     for epoch in range(2):
         made = Round(samples, ["integrated_gradients"], [found], {"val_explain_auprc": 0.25 + epoch}, dict(failures))
@@ -43,7 +54,7 @@ def opened(browser, file):
 
 
 def test_the_page_scrolls_through_slices_and_epochs_without_a_network(browser, tmp_path):
-    file = write_report(volume_rounds(tmp_path), tmp_path / "report.html", "Cells", ["structure", "DNA"])
+    file = write_report(volume_rounds(tmp_path), tmp_path / "report.html", "Cells")
     page, said, asked = opened(browser, file)
     assert page.title() == "Cells"
     shown = page.locator("section.round:visible")
@@ -75,9 +86,12 @@ def test_the_page_scrolls_through_slices_and_epochs_without_a_network(browser, t
 
 def test_names_stay_text(browser, tmp_path):
     folder = volume_rounds(
-        tmp_path, names=(HOSTILE, HOSTILE), failures={HOSTILE: "</script><script>document.title='x'"}.items()
+        tmp_path,
+        names=(HOSTILE, HOSTILE),
+        failures={HOSTILE: "</script><script>document.title='x'"}.items(),
+        channels=(HOSTILE, "b"),
     )
-    file = write_report(folder, tmp_path / "report.html", HOSTILE, [HOSTILE, "b"])
+    file = write_report(folder, tmp_path / "report.html", HOSTILE)
     page, said, _ = opened(browser, file)
     assert page.title() == HOSTILE
     assert page.locator("img[src=x]").count() == 0
@@ -95,3 +109,58 @@ def test_the_numbers_settings_and_failures_are_on_the_page(tmp_path):
     assert f"<td>keras</td><td>{versions['keras']}</td>" in text
     with pytest.raises(kx.InputError, match="holds no round; give the folder of one"):
         write_report(tmp_path / "out", tmp_path / "report.html")
+
+
+def test_each_slice_is_seen_alone_in_wide_and_narrow_windows(browser, tmp_path):
+    """Slice k has the grey value 85 k; what is on the screen is that of the slider's place, from first to last."""
+    images = np.zeros((2, 4, 12, 12, 1))
+    images[1] = np.linspace(0, 1, 4)[:, None, None, None]  # the second volume, so that rows cannot be mixed up
+    values = np.zeros((4, 4, 12, 12, 1))
+    values[3, :, :4] = 1.0  # the second volume, second target: the upper rows are red
+    samples = kx.Samples(images, [[0, 1], [0, 1]])
+    found = kx.Attribution("mine", values, [0, 1, 0, 1], [0, 0, 1, 1], score=np.zeros(4))
+    kx.save_round(tmp_path / "round", samples, [found])
+    page, _, _ = opened(browser, write_report(tmp_path / "round", tmp_path / "report.html"))
+    volume = page.locator(".volume").nth(3)
+    slider = volume.locator(".slice")
+    for width in (1200, 340):
+        page.set_viewport_size({"width": width, "height": 900})
+        slider.focus()
+        page.keyboard.press("Home")
+        for k in range(4):
+            assert volume.locator("output").inner_text() == f"{k + 1} of 4"
+            with Image.open(io.BytesIO(volume.locator(".strip").screenshot())) as shot:
+                pixels = np.asarray(shot.convert("RGB")).astype(int)
+            height, across = pixels.shape[:2]
+            grey = pixels[3:-3, across // 6]  # a window cuts between two of its own pixels
+            assert np.abs(grey - 85 * k).max() <= 2  # from top to bottom of the window one slice only
+            red, _, blue = pixels[height // 6, across // 2]
+            assert red > blue + 50
+            red, _, blue = pixels[5 * height // 6, across // 2]
+            assert abs(red - blue) < 5
+            page.keyboard.press("ArrowRight")
+    first = page.locator(".volume").nth(0).locator(".strip")
+    with Image.open(io.BytesIO(first.screenshot())) as shot:
+        assert np.asarray(shot.convert("L"))[:, 5].max() == 0  # the first volume is black
+
+
+def test_a_round_without_pictures_is_drawn(tmp_path):
+    samples = kx.Samples(np.zeros((2, 8, 8, 1)), [0, 1], ids=["left", "right"])
+    found = kx.Attribution("mine", np.ones((2, 8, 8, 1)), [0, 1], [0, 1], score=[64.0, 64.0])
+    kx.save_round(tmp_path / "round", samples, [found], {"title": "by hand"})
+    text = write_report(str(tmp_path / "round"), tmp_path / "report.html").read_text("utf-8")
+    assert text.count("data:image/png") == 2
+    assert all(f"The image {name} and its explanations" in text for name in ("left", "right"))
+    assert "by hand" in text
+    assert "Accuracy" not in text  # nobody looked
+    assert "Accuracy on the images looked at: 0.625" in write_report(
+        volume_rounds(tmp_path / "rounds"), tmp_path / "other.html"
+    ).read_text("utf-8")
+
+
+def test_rounds_are_in_the_order_of_their_epochs(tmp_path):
+    samples = kx.Samples(np.zeros((1, 8, 8, 1)), [0])
+    for epoch in (9999, 10000):
+        kx.save_round(tmp_path / f"epoch_{epoch:04d}", samples, [], {"title": f"epoch {epoch}"})
+    text = write_report(tmp_path, tmp_path / "report.html").read_text("utf-8")
+    assert text.index('data-title="epoch 9999"') < text.index('data-title="epoch 10000"')

@@ -244,7 +244,7 @@ IMAGES = np.random.default_rng(0).random((4, 8, 8, 1), "float32")
         ((X[:, :2], Y), {}, r"shape \(2,\); .* takes \(3,\)"),
         ((X * np.nan, Y), {}, "NaN"),
         ((X, Y), {"value_range": (0, 1)}, r"0 to 9; value_range=\(0, 1\)"),
-        ((np.rint(X * 25), Y), {}, "whole numbers from 0 to 225"),
+        ((np.rint(X * 25), Y), {}, "images go from 0 to 225, as pixels of 8 bits do"),
         (iter([(X, Y)]), {}, "generator, which can be read only once"),
         (5, {}, "got int"),
         ([X], {}, "must be \\(x, y\\)"),

@@ -135,7 +135,7 @@ def test_what_looks_at_neighbours_in_a_volume():
     assert kx.metrics.ssim(one, one)[0] == pytest.approx(1)
     assert kx.metrics.ssim(one, other)[0] < 0.5
     step = kx.Lime(hide="blur")._hidden(image.astype("float32"), np.zeros(shape, int))
-    np.testing.assert_allclose(step[..., 0], ndimage.gaussian_filter(image[..., 0], 1.1), atol=1e-6)
+    np.testing.assert_allclose(step[..., 0], ndimage.gaussian_filter(image[..., 0], (1.1, 1.2, 1.3)), atol=1e-6)
 
 
 def test_dear_metrics_on_a_volume(random):
@@ -171,6 +171,8 @@ def test_cells_are_the_same_wherever_they_are_made_and_differ_in_their_structure
     assert np.abs(amounts.mean(axis=1) / amounts.mean(axis=(0, 1)) - 1).max() < 0.15  # DNA and membrane tell nothing
     with pytest.raises(kx.InputError, match="depth must be a whole number, at least 8; got 4"):
         cells(1, depth=4)
+    with pytest.raises(kx.InputError, match="side must be a whole number, at least 16; got 8"):
+        cells(1, side=8)
 
 
 def test_projections_are_maxima_along_each_axis():
@@ -191,7 +193,9 @@ def volume_round(shape=(4, 8, 8, 2)):
     images[0, 2, 3, 4] = 1.0
     values = np.zeros((1, *shape))
     values[0, 2, 3, 4, 0], values[0, 1, 6, 2, 1] = 5.0, -2.5
-    samples = kx.Samples(images, [1], labels=[1], confidence=[0.8], class_names=["a", "b"])
+    samples = kx.Samples(
+        images, [1], labels=[1], confidence=[0.8], class_names=["a", "b"], channel_names=["DNA", "border"]
+    )
     return samples, kx.Attribution("mine", values, [1], [0], score=[2.5], base_score=[0.0])
 
 
@@ -203,7 +207,7 @@ def at(figure, axes, row, column):
 
 def test_a_volume_is_shown_channel_by_channel_for_and_against():
     samples, found = volume_round()
-    figure = kx.figures.panel(samples, [found], title="epoch 1", percentile=100, channel_names=["DNA", "border"])
+    figure = kx.figures.panel(samples, [found], title="epoch 1", percentile=100)
     said = words(figure)
     for text in ("epoch 1", "DNA", "border", "mine: for", "mine: against", "cut at 100 %", "complete: misses < 0.1 %"):
         assert text in said, text
@@ -223,8 +227,9 @@ def test_a_volume_is_shown_channel_by_channel_for_and_against():
     assert blue >= red + 50
     for axes, row, column in ((negative, 3, 4), (positive2, 6, 2)):
         assert np.ptp(at(figure, axes, row, column)) == 0  # grey
+    assert "XY, XZ, YZ; black 0, white 1" in said
     with pytest.raises(kx.InputError, match="channel_names has 1 entries for 2 channels"):
-        kx.figures.panel(samples, [found], channel_names=["DNA"])
+        dataclasses.replace(samples, channel_names=["DNA"])
     with pytest.raises(kx.InputError, match="panel draws signals, images and volumes with channels last"):
         kx.figures.panel(kx.Samples(np.ones((1, 3)), [0]), [])
 
@@ -240,6 +245,52 @@ def test_signals_and_pictures_of_many_channels_have_figures_too(random):
     figure = kx.figures.panel(many, [found])
     assert [axes.get_title() for axes in figure.axes].count("mine: for") == 7
     assert "channel 7" in words(figure)
+
+
+def test_dna_lies_in_the_middle_and_the_membrane_around_it():
+    volumes, _, _ = cells(20, 12, 24)
+    y, x = np.mgrid[0:24, 0:24]
+    distance = np.hypot(y - 11.5, x - 11.5)
+    middle, edge = (
+        volumes[:, 4:8, distance < 3].mean(axis=(0, 1, 2)),
+        volumes[:, 4:8, (distance > 8) & (distance < 11)].mean(axis=(0, 1, 2)),
+    )
+    assert middle[1] > 4 * edge[1]
+    assert edge[2] > 4 * middle[2]
+
+
+def test_the_region_is_outlined_in_volumes_signals_and_many_channels():
+    samples, found = volume_round()
+    roi = np.zeros((1, 4, 8, 8), bool)
+    roi[0, 1:3, 2:6, 3:7] = True
+    yellow = np.array([255, 212, 0])
+    figure = kx.figures.panel(dataclasses.replace(samples, roi=roi), [found])
+    assert (np.abs(pixels(figure) - yellow).max(axis=-1) < 30).sum() > 50
+    assert (np.abs(pixels(kx.figures.panel(samples, [found])) - yellow).max(axis=-1) < 30).sum() == 0
+    pictures, _ = slices(samples.images[0], found.values[0], 0, roi[0])
+    border = (pictures == yellow).all(axis=-1)
+    for part in (0, 1, 2):
+        inside = border[:, :, 8 * part : 8 * part + 8]
+        assert inside.any() == (part > 0)  # the original is left unmarked
+        if part:
+            assert inside[1].sum() == inside[2].sum() == 12  # the rim of 4 x 4
+            assert not inside[[0, 3]].any()
+    many = kx.Samples(np.random.default_rng(0).random((1, 8, 8, 5)), [0], roi=roi[:, 1])
+    drawn = kx.figures.panel(many, [kx.Attribution("mine", many.images, [0], [0], score=[1.0])])
+    assert (np.abs(pixels(drawn) - yellow).max(axis=-1) < 30).sum() > 50
+    signal = kx.Samples(np.random.default_rng(0).random((1, 40, 1)), [0], roi=np.arange(40)[None] > 30)
+    drawn = kx.figures.panel(signal, [kx.Attribution("mine", signal.images, [0], [0], score=[1.0])])
+    assert (np.abs(pixels(drawn) - yellow).max(axis=-1) < 30).sum() > 20
+
+
+def test_maps_of_several_methods_do_not_overlap(random):
+    many = kx.Samples(random.random((1, 8, 8, 5)), [0])
+    maps = [kx.Attribution(name, random.random((1, 8, 8, 5)), [0], [0], score=[1.0]) for name in ("one", "two")]
+    boxes = [axes.get_position() for axes in kx.figures.panel(many, maps).axes]
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            apart = a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
+            assert apart
 
 
 def test_slices_of_a_volume():

@@ -20,7 +20,15 @@ from keras_explain.engine import History, Round, explain_round, finite, measure_
 from keras_explain.errors import ExplanationWarning, InputError, check_counts
 from keras_explain.explainers import Explainer, resolve
 from keras_explain.gradients import Scorer
-from keras_explain.selection import ClassMap, check_roi, preprocessing_of, regions_of, select
+from keras_explain.selection import (
+    ClassMap,
+    all_looked_at,
+    check_class_map,
+    check_roi,
+    preprocessing_of,
+    regions_of,
+    select,
+)
 from keras_explain.tracking import MlflowTracker, Tracker
 
 _ACCURACIES = ("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")
@@ -49,7 +57,8 @@ class ExplanationCallback(keras.callbacks.Callback):
             again (`when="last"`) are measured in the last round only. None is completeness, localization, border,
             agreement and drift, which evaluate no model, and at the end the randomization test of those methods that
             take few evaluations.
-        class_names: names of the model's outputs.
+        class_names: names of the model's outputs, one each.
+        channel_names: of the images, for volumes, signals and pictures with many channels.
         class_map: data-set class -> model output, see `keras_explain.ClassMap`; classes left out are not explained.
         images_per_class: how many images of each class.
         candidates: look at so many validation images; None looks at all.
@@ -93,6 +102,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         ),
         metrics: Sequence[str | quality.Metric] | None = None,
         class_names: Sequence[str] = (),
+        channel_names: Sequence[str] = (),
         class_map: Any = None,
         images_per_class: int = 1,
         candidates: int | None = 5000,
@@ -129,6 +139,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         self.selecting: dict[str, Any] = {
             "class_map": class_map if class_map is None else ClassMap(class_map),
             "class_names": tuple(class_names),
+            "channel_names": tuple(channel_names),
             "images_per_class": images_per_class,
             "candidates": candidates,
             "background": background,
@@ -136,6 +147,7 @@ class ExplanationCallback(keras.callbacks.Callback):
             "roi": roi,
             "seed": seed,
         }
+        check_class_map(class_map, validation_data)
         roi = regions_of(validation_data) if roi is None else roi
         self.selecting["roi"] = roi
         check_roi(roi, validation_data)
@@ -283,7 +295,8 @@ class ExplanationCallback(keras.callbacks.Callback):
     def _compare_accuracy(self, accuracy: float, logs: dict[str, Any]) -> None:
         """Warn if the data given here are predicted much worse or better than those that fit validates on."""
         known = [logs[f"val_{name}"] for name in _ACCURACIES if f"val_{name}" in logs]
-        if known and self.selecting["candidates"] is None and abs(known[0] - accuracy) > _ACCURACY_SLACK:
+        seen = all_looked_at(self.validation_data, self.selecting["candidates"])
+        if known and seen and abs(known[0] - accuracy) > _ACCURACY_SLACK:
             self._warn(
                 f"the model gets {accuracy:.2f} of the images given to ExplanationCallback right, but {known[0]:.2f} of "
                 "those that fit validates on. Are both scaled alike, and is class_map right?"

@@ -17,7 +17,8 @@ def read(folder: str | Path, part: str = "train", task: str = "model_0") -> list
         mass_case_description_train_set.csv, ... and DICOM or JPEG     `cbis_ddsm.crops`, in the official split
         Info.txt and mdb001.pgm, ...                                   `mias.mammograms`; every fifth woman to test
 
-    The classes of all of them are numbered alike, see `ddsm.CLASS_NAMES`.
+    Some patients of CBIS-DDSM have masses in one part and calcifications in the other; they are not trained on. The
+    classes of all of these are numbered alike, see `ddsm.CLASS_NAMES`.
 
     Args:
         folder: of the data.
@@ -37,7 +38,15 @@ def read(folder: str | Path, part: str = "train", task: str = "model_0") -> list
     elif (folder / "Info.txt").is_file():
         cases = split(mias.mammograms(folder))[part == "test"]
     elif any(folder.rglob("*_case_description_*_set.csv")):
-        cases = cbis_ddsm.crops(folder, part)
+        tested = {finding.patient for finding in cbis_ddsm.findings(folder) if finding.part == "test"}
+        cases = [c for c in cbis_ddsm.crops(folder, part) if part == "test" or c.group not in tested]
+    elif part == "train" and any(folder.rglob("*.tfrecords")):
+        cases = ddsm.tfrecords(folder)
+    elif part == "test" and any(folder.rglob("*_data.npy")):
+        cases = ddsm.halves(folder)
     else:
-        cases = ddsm.tfrecords(folder) if part == "train" else ddsm.halves(folder)
+        raise InputError(
+            f"{folder} holds no {part} data that are known: {part}_df_{task}.csv with images/*.png, *.tfrecords to "
+            "train and *_data.npy to test, *_case_description_*_set.csv with DICOM or JPEG, or Info.txt with mdb*.pgm."
+        )
     return chosen.of(cases)

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import keras
@@ -46,8 +47,8 @@ class Stream(keras.utils.PyDataset):
         cases: the pictures.
         preprocessing: what is done to each.
         batch_size: images in a batch.
-        class_map: data-set class -> model output, `labels` are model outputs; cases of other classes are left out. None
-            is every class as it is numbered.
+        class_map: dict from data-set class to model output, `labels` are model outputs; classes that are absent or map
+            to None are left out. None is every class as it is numbered.
         shuffle: in another order in every epoch. Not for validation data: names and regions go by the order.
         seed: of the order.
         options: of `keras.utils.PyDataset`, such as workers.
@@ -77,6 +78,10 @@ class Stream(keras.utils.PyDataset):
     ):
         super().__init__(**options)
         check_counts(1, batch_size=batch_size)
+        if class_map is not None and not isinstance(class_map, Mapping):
+            raise InputError(f"class_map must be a dict; got {type(class_map).__name__}.")
+        if class_map is not None:
+            class_map = {label: output for label, output in class_map.items() if output is not None}
         repeated = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
         if repeated:
             raise InputError(f"Every case needs a name of its own; {repeated[0]!r} stands for several.")
@@ -106,7 +111,9 @@ class Stream(keras.utils.PyDataset):
 
     def roi(self, name: str) -> np.ndarray | None:
         """(height, width) bool of an image by its name; None where nothing is known."""
-        case = next(case for case in self.cases if case.id == name)
+        case = next((case for case in self.cases if case.id == name), None)
+        if case is None:
+            raise InputError(f"There is no case {name!r}.")
         return None if case.roi is None else self.preprocessing.region(case.roi()).mask()
 
     @property
@@ -140,7 +147,7 @@ def split(cases: Sequence[Case], share: float = 0.2, seed: int = 0) -> tuple[lis
 
     Args:
         cases: those of one group stay together; those without stand for themselves.
-        share: of the cases to hold out, about.
+        share: of the cases to hold out, about: the nearest fraction with a denominator of 10 at most.
         seed: of the choice.
 
     Warns:
@@ -167,17 +174,19 @@ def split(cases: Sequence[Case], share: float = 0.2, seed: int = 0) -> tuple[lis
     if unknown:
         warnings.warn(
             f"{unknown} cases with a finding do not tell whose they are: crops of one lesion can fall on both sides, "
-            "and the held-out accuracy is then too good. Hold out the data set's own test part instead.",
+            "and the held-out accuracy is then too good. Name the patient in Case(group=...), or test on others.",
             ExplanationWarning,
             stacklevel=2,
         )
     groups = [case.group or f"alone {i}" for i, case in enumerate(cases)]
-    parts = round(1 / share)
+    taken, parts = Fraction(share).limit_denominator(10).as_integer_ratio()
     if len(set(groups)) < parts:
         raise InputError(f"share={share} needs {parts} patients or lesions at least; got {len(set(groups))}.")
     folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     labels = [case.label for case in cases]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")
-        kept, held_out = next(folds.split(np.zeros(len(cases)), labels, groups))
-    return [cases[i] for i in kept], [cases[i] for i in held_out]
+        folded = [part for _, part in folds.split(np.zeros(len(cases)), labels, groups)]
+    held_out = set(np.concatenate(folded[: max(1, taken)]).tolist())
+    kept, apart = ([case for i, case in enumerate(cases) if (i in held_out) == out] for out in (False, True))
+    return kept, apart

@@ -93,11 +93,15 @@ def findings(paths: str | Path | Sequence[str | Path]) -> list[Finding]:
 
 def _rows(file: Path) -> list[dict[str, str]]:
     """The rows of a table by column name; cells hold line ends, and one column is written in two ways."""
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        head = stream.readline()
-        stream.seek(0)
-        rows = list(csv.DictReader(stream, delimiter=";" if head.count(";") > head.count(",") else ","))
-    return [{str(name).replace(" ", "_"): (cell or "").strip() for name, cell in row.items()} for row in rows]
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            head = stream.readline()
+            stream.seek(0)
+            rows = list(csv.DictReader(stream, delimiter=";" if head.count(";") > head.count(",") else ","))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is no text in UTF-8: {error}") from error
+    cells = [{name: cell for name, cell in row.items() if isinstance(name, str)} for row in rows]
+    return [{name.replace(" ", "_"): (cell or "").strip() for name, cell in row.items()} for row in cells]
 
 
 def _finding(row: dict[str, str], table: str, part: str, where: str) -> Finding:
@@ -174,7 +178,7 @@ def crops(folder: str | Path, part: str | None = None, margin: float = 0.5, smal
     Args:
         folder, part: as in `mammograms`.
         margin: added on each side, as a share of the longer side of the finding.
-        smallest: side of a crop at least, in pixels of the mammogram.
+        smallest: side of a crop at least, in pixels of the mammogram; it is never longer than the mammogram's own.
 
     Raises:
         InputError, MissingExtra: as in `mammograms`.
@@ -228,12 +232,11 @@ class _Frame:
         shape = self.files.image(self.finding).shape
         mask = self.files.mask(self.finding, (shape[0], shape[1]))
         scale = np.array(shape[:2]) / mask.shape
-        inside = np.argwhere(mask) if mask.any() else np.array(mask.shape)[None] // 2
+        inside = np.argwhere(mask)
         low, high = inside.min(axis=0) * scale, (inside.max(axis=0) + 1) * scale
-        side = max(self.smallest, int((high - low).max() * (1 + 2 * self.margin)))
-        size = np.minimum(side, shape[:2])
-        top, left = np.clip(((low + high - size) / 2).astype(int), 0, np.array(shape[:2]) - size)
-        return int(top), int(left), int(size[0]), int(size[1])
+        side = min(*shape[:2], max(self.smallest, int((high - low).max() * (1 + 2 * self.margin))))
+        top, left = np.clip(((low + high - side) / 2).astype(int), 0, np.array(shape[:2]) - side)
+        return int(top), int(left), side, side
 
     def pixels(self) -> np.ndarray:
         top, left, height, width = self.place
@@ -265,6 +268,8 @@ class _Files:
         """What the JPEG copy's own table says of its files."""
         names = {(file.parent.name, file.name): file for files in self._of.values() for file in files}
         for row in _rows(table):
+            if not {"image_path", "SeriesDescription"} <= row.keys():
+                raise InputError(f"{table} has no column image_path or SeriesDescription.")
             path = Path(row["image_path"])
             if (path.parent.name, path.name) in names and row["SeriesDescription"]:
                 self._described[names[path.parent.name, path.name]] = row["SeriesDescription"]
@@ -275,8 +280,8 @@ class _Files:
 
     def image(self, finding: Finding) -> np.ndarray:
         """(h, w) the mammogram of a finding."""
-        files = [f for f in self._of[finding.image] if self._described.get(f, _FULL) == _FULL]
-        return read_image(sorted(files)[0])
+        files = sorted(self._of[finding.image])
+        return read_image(next((f for f in files if self._described.get(f, _FULL) == _FULL), files[0]))
 
     def mask(self, finding: Finding, shape: tuple[int, int]) -> np.ndarray:
         """(h, w) bool, the mask of a finding in the measures in which it was drawn.

@@ -14,7 +14,7 @@ from keras_explain.errors import check_counts
 
 CLASS_NAMES = ("nucleoli", "nuclear envelope", "Golgi", "mitochondria", "cell border")
 CHANNEL_NAMES = ("structure", "DNA", "membrane")
-_SMALLEST = 8
+_SHALLOWEST, _SMALLEST = 8, 16
 
 
 class Cells(NamedTuple):
@@ -30,7 +30,7 @@ def cells(n: int, depth: int = 12, side: int = 24, seed: int = 0, first: int = 0
 
     Args:
         n: how many.
-        depth, side: voxels, at least 8.
+        depth, side: voxels, at least 8 and 16.
         seed: of the series.
         first: position in the series of the first one.
 
@@ -44,7 +44,8 @@ def cells(n: int, depth: int = 12, side: int = 24, seed: int = 0, first: int = 0
         ((5, 8, 16, 16, 3), [0, 1, 2, 3, 4], True)
     """
     check_counts(1, n=n)
-    check_counts(_SMALLEST, depth=depth, side=side)
+    check_counts(_SHALLOWEST, depth=depth)
+    check_counts(_SMALLEST, side=side)
     made = [
         _cell(depth, side, index % len(CLASS_NAMES), np.random.default_rng([seed, index]))
         for index in range(first, first + n)

@@ -175,9 +175,10 @@ def halves(folder: str | Path) -> list[Case]:
     folder = Path(folder)
     cases = []
     for file in _files(folder, "*_data.npy"):
-        half = file.name.removesuffix("_data.npy")
+        half, folder = file.name.removesuffix("_data.npy"), file.parent
         tiles = _array(file, mmap_mode="r")
         labels = _array(folder / f"{half}_labels.npy")
+        labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
         names = folder / f"{half}_filenames.npy"
         groups = [_group(_text(name)) for name in _array(names)] if names.exists() else [""] * len(labels)
         if tiles.dtype != "uint8" or tiles.shape[1:] not in ((_SIDE, _SIDE, 1), (_SIDE, _SIDE)):
@@ -226,15 +227,17 @@ def pictures(images: str | Path, table: str | Path, of_task: str | None = None) 
     for number, row in enumerate(_rows(table), start=2):
         where = f"{table}, line {number}"
         label = _checked(row["class"], where)
-        name = row.get("filename") or f"{row['id']}.png"
+        name = row.get("filename") or f"{row.get('id') or ''}.png"
         if mapping is not None:
             if label not in mapping:
                 raise InputError(f"{where} is of class {label}, which is no part of {of_task}.")
-            if row.get("y") not in (None, "") and int(float(row["y"])) != mapping[label]:
+            if row.get("y") not in (None, "") and _number(row["y"]) != mapping[label]:
                 raise InputError(
                     f"{where}: class {label} has y={row['y']}; {of_task} sends it to output {mapping[label]}."
                 )
         file = images / Path(name).name
+        if not file.is_file():
+            raise InputError(f"{where} names {file}, which does not exist.")
         cases.append(Case(file.stem, label, partial(read_image, file), group=_group(file.stem)))
     if not cases:
         raise InputError(f"{table} has no rows.")
@@ -244,12 +247,15 @@ def pictures(images: str | Path, table: str | Path, of_task: str | None = None) 
 def _rows(table: Path) -> list[dict[str, str]]:
     if not table.is_file():
         raise InputError(f"{table} does not exist.")
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or ())
-        if "class" not in columns or not columns & {"filename", "id"}:
-            raise InputError(f"{table} has the columns {sorted(columns)}; class and filename are needed.")
-        return list(reader)
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = set(reader.fieldnames or ())
+            if "class" not in columns or not columns & {"filename", "id"}:
+                raise InputError(f"{table} has the columns {sorted(columns)}; class and filename are needed.")
+            return list(reader)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{table} is no text in UTF-8: {error}") from error
 
 
 def _files(paths: str | Path | Sequence[str | Path], pattern: str) -> list[Path]:
@@ -262,10 +268,18 @@ def _files(paths: str | Path | Sequence[str | Path], pattern: str) -> list[Path]
 
 
 def _checked(label: Any, where: str) -> int:
-    number = int(float(label))
-    if not 0 <= number < len(CLASS_NAMES) or number != float(label):
+    number = _number(label)
+    if number not in range(len(CLASS_NAMES)):
         raise InputError(f"{where} has the class {label}; 0 to 4 are expected.")
-    return number
+    return int(number)
+
+
+def _number(text: Any) -> float:
+    """NaN for what is no number."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return np.nan
 
 
 def _text(name: Any) -> str:

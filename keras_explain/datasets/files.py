@@ -21,7 +21,7 @@ def read_image(file: str | Path) -> np.ndarray:
         file: DICOM (`.dcm`, `.dicom`), or a picture such as JPEG, PNG or PGM, of which colours are made grey.
 
     Returns:
-        uint16 for DICOM and pictures of 16 bits, else uint8.
+        uint16 for DICOM and pictures of 16 bits, uint8 for those of 8; a TIFF of other numbers as it is.
 
     Raises:
         InputError: no such file, or one that is cut off or has no grey pixels.
@@ -36,11 +36,12 @@ def read_image(file: str | Path) -> np.ndarray:
 
     try:
         with Image.open(file) as picture:
-            sixteen = picture.mode.startswith("I")
-            pixels = np.asarray(picture if sixteen else picture.convert("L"))
+            # Pillow would cut whole numbers of 32 bits and fractions to 0..255.
+            pixels = np.asarray(picture if picture.mode.startswith(("I", "F")) else picture.convert("L"))
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{file} is no picture that can be read: {error}") from error
-    return pixels.astype("uint16") if sixteen else pixels
+    fits = pixels.dtype.kind in "iu" and pixels.dtype != "uint8" and pixels.min() >= 0 and pixels.max() <= 65535
+    return pixels.astype("uint16") if fits else pixels
 
 
 def header(file: Path, name: str) -> str:
@@ -77,11 +78,16 @@ def _read_dicom(file: Path) -> np.ndarray:
         dicom = pydicom.dcmread(file)
         pixels = dicom.pixel_array
         kind, bits = str(dicom.PhotometricInterpretation), int(dicom.BitsStored)
-        if "VOILUTSequence" in dicom:
-            values = apply_voi_lut(apply_modality_lut(pixels, dicom), dicom)
+        function = str(dicom.get("VOILUTFunction", None) or "LINEAR")
+        windowed = dicom.get("WindowCenter") not in (None, "") and dicom.get("WindowWidth") not in (None, "")
+        if dicom.get("VOILUTSequence"):
+            values = apply_voi_lut(np.rint(apply_modality_lut(pixels, dicom)).astype("int32"), dicom)
             low, high = 0.0, 2.0 ** dicom.VOILUTSequence[0].LUTDescriptor[2] - 1
-        elif "WindowCenter" in dicom and "WindowWidth" in dicom:
-            values, (low, high) = apply_modality_lut(pixels, dicom), _window(dicom)
+        elif windowed:
+            values, (low, high) = apply_modality_lut(pixels, dicom), _window(dicom, exact=function != "LINEAR")
+            if function == "SIGMOID":
+                share = (values - low) / (high - low) - 0.5
+                values, low, high = 1 / (1 + np.exp(-4 * share)), 0.0, 1.0
         else:
             low = -(2.0 ** (bits - 1)) if dicom.PixelRepresentation else 0.0
             values, high = pixels, low + 2.0**bits - 1
@@ -93,10 +99,12 @@ def _read_dicom(file: Path) -> np.ndarray:
     return np.rint(65535 * (1 - share if kind == "MONOCHROME1" else share)).astype("uint16")
 
 
-def _window(dicom: Any) -> tuple[float, float]:
-    """What is drawn black and white by the first window of a file (DICOM PS3.3, C.11.2.1.2)."""
+def _window(dicom: Any, exact: bool) -> tuple[float, float]:
+    """What is drawn black and white by the first window of a file (DICOM PS3.3, C.11.2.1.2 and C.11.2.1.3)."""
     centre, width = (
         float(value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value)
         for value in (dicom.WindowCenter, dicom.WindowWidth)
     )
+    if exact:
+        return centre - width / 2, centre + width / 2
     return centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2

@@ -53,8 +53,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("size", "scale", "window"):
             value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+            if isinstance(value, (list, np.ndarray)):
+                object.__setattr__(self, name, tuple(np.asarray(value).tolist()))
         if not (isinstance(self.size, tuple) and len(self.size) == 2):
             raise InputError(f"size must be a height and a width; got {self.size!r}.")
         check_counts(1, size=self.size[0])
@@ -95,12 +95,12 @@ class Preprocessing:
             return float(pixels.min()), float(pixels.max())
         if self.window is not None:
             return float(self.window[0]), float(self.window[1])
-        if pixels.dtype not in ("uint8", "uint16"):
+        if pixels.dtype.kind != "u" or pixels.dtype.itemsize > 2:
             raise InputError(
                 f"A picture of {pixels.dtype} in {pixels.min():g} to {pixels.max():g} does not tell what is black and "
                 "white; give window=(black, white)."
             )
-        return 0.0, float(np.iinfo(pixels.dtype).max)
+        return 0.0, 2.0 ** (8 * pixels.dtype.itemsize) - 1
 
     def region(self, roi: Roi) -> Roi:
         """The regions of a picture in the model's image."""
@@ -134,7 +134,8 @@ class Preprocessing:
         if outside or 0 < high - low < width / _MOST_UNLIKE:
             raise InputError(
                 f"images lie in {low:g} to {high:g}; what the model was trained on lies in {black:g} to {white:g}. "
-                "Pass every picture through the same Preprocessing, once."
+                "Pass every picture through the same Preprocessing, once; files that use a part of their range, as 12 "
+                "of 16 bits, need window=(black, white)."
             )
 
     def check_model(self, model: keras.Model) -> None:
@@ -168,7 +169,10 @@ class Preprocessing:
             path = Path(settings)
             if not path.is_file():
                 raise InputError(f"{path} does not exist; give the settings.json of an explained round.")
-            settings = json.loads(path.read_text("utf-8")).get("preprocessing") or {}
+            try:
+                settings = json.loads(path.read_text("utf-8")).get("preprocessing") or {}
+            except (ValueError, AttributeError) as error:
+                raise InputError(f"{path} is no settings.json of an explained round: {error}") from error
         names = {field.name for field in dataclasses.fields(cls)}
         if set(settings) != names:
             raise InputError(
@@ -186,4 +190,5 @@ def _scaled(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _is_range(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and bool(np.isfinite(value).all()) and value[0] < value[1]
+    numbers = isinstance(value, tuple) and all(isinstance(end, (int, float)) for end in value)
+    return numbers and len(value) == 2 and bool(np.isfinite(value).all()) and value[0] < value[1]

@@ -39,7 +39,7 @@ def regions(table: str | Path, category: str | None = None) -> dict[str, Roi]:
         raise InputError(f"{table} does not exist; give the finding_annotations.csv of VinDr-Mammo.")
     sizes: dict[str, tuple[int, int]] = {}
     boxes: dict[str, list[Box]] = {}
-    with table.open(newline="", encoding="utf-8") as file:
+    with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if absent := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
             raise InputError(f"{table} has no column {', '.join(absent)}.")

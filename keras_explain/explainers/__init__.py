@@ -111,8 +111,9 @@ def explain(
         if not isinstance(images, Samples):
             asked = scorer.logits(pixels).argmax(axis=1)[:, None] if targets is None else targets
             images = Samples(pixels, _target_table(asked, len(pixels), classes))
-        elif targets is not None:
-            images = images.asking(_target_table(targets, len(pixels), classes))
+        else:
+            asked = images.targets if targets is None else targets
+            images = images.asking(_target_table(asked, len(pixels), classes))
         return explainer.explain(scorer, images)
 
 

@@ -56,16 +56,11 @@ def ridge_error(present: np.ndarray, weight: np.ndarray, residual: np.ndarray) -
     return np.asarray(np.sqrt(variance * np.diag(inverse @ gram @ inverse).clip(0)))
 
 
-def gaussian(image: np.ndarray, sigma: float) -> np.ndarray:
-    """The image (*shape, channels) blurred with a standard deviation in pixels, each channel by itself."""
+def blurred(image: np.ndarray, share: float = 0.1) -> np.ndarray:
+    """The image (*shape, channels) blurred along each axis with a standard deviation of a share of its length."""
     from scipy.ndimage import gaussian_filter
 
-    return np.asarray(gaussian_filter(image, [sigma] * (image.ndim - 1) + [0]))
-
-
-def blurred(image: np.ndarray) -> np.ndarray:
-    """The image (*shape, channels) blurred with a standard deviation of a tenth of its shorter side."""
-    return gaussian(image, min(image.shape[:-1]) / 10)
+    return np.asarray(gaussian_filter(image, [*(share * side for side in image.shape[:-1]), 0]))
 
 
 @dataclass
@@ -84,7 +79,7 @@ class Lime:
             `"quickshift"` (that of lime), `"slic"`, or a function from an image scaled to [0, 1], with three channels
             if it had one, to whole numbers (*image shape without channels).
         hide: what stands in for an absent superpixel: `"blur"` (the image blurred with a standard deviation of a tenth
-            of its shorter side), `"mean"` (its own mean colour, that of lime) or a number in the units of the images.
+            of each side), `"mean"` (its own mean colour, that of lime) or a number in the units of the images.
         segments: superpixels, about; quickshift chooses for itself.
         seed: of the segmentation and the subsets.
 
@@ -213,7 +208,7 @@ class Lime:
             raise MissingExtra("Lime needs scikit-image for its superpixels: pip install scikit-image") from error
         side = min(scaled.shape[:-1])
         if self.segmentation == "watershed":
-            smooth = gaussian(scaled, side / 128)
+            smooth = blurred(scaled, 1 / 128)
             edges = np.max([filters.sobel(channel) for channel in np.moveaxis(smooth, -1, 0)], axis=0)
             # A step to the next pixel costs more in a small image, where edges are steeper too.
             return np.asarray(segmentation.watershed(edges, markers=self.segments, compactness=0.128 / side))

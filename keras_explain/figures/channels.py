@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_explain.errors import InputError
 from keras_explain.figures.drawing import (
     BELOW,
     CAPTION,
     CELL,
     MAP,
+    OUTLINE,
     PLAIN,
     VERDICT,
     caption,
@@ -66,13 +66,16 @@ def projections(volume: np.ndarray) -> np.ndarray:
     return picture
 
 
-def slices(image: np.ndarray, values: np.ndarray, k: int, percentile: float = 99.5) -> tuple[np.ndarray, float]:
+def slices(
+    image: np.ndarray, values: np.ndarray, k: int, region: np.ndarray | None = None, percentile: float = 99.5
+) -> tuple[np.ndarray, float]:
     """The slices of one channel of a volume as pictures: original, positive and negative part side by side.
 
     Args:
         image: (d, h, w, channels).
         values: its map, of the same shape.
         k: the channel.
+        region: (d, h, w) bool, whose border is drawn on the maps.
         percentile: of the absolute map over all channels, at which colours are cut.
 
     Returns:
@@ -95,7 +98,17 @@ def slices(image: np.ndarray, values: np.ndarray, k: int, percentile: float = 99
     colour = matplotlib.colormaps[MAP](0.5 + share[..., 0] / 2)[..., :3]
     faded = 1 - 0.3 * (1 - grey)
     parts = [grey, *((faded + np.clip(sign * share, 0, 1) * (colour - faded)) for sign in (1, -1))]
+    if region is not None:
+        for part in parts[1:]:
+            part[_border(region)] = matplotlib.colors.to_rgb(OUTLINE)
     return np.asarray(np.rint(255 * np.concatenate(parts, axis=2)), "uint8"), limit
+
+
+def _border(region: np.ndarray) -> np.ndarray:
+    """Voxels of a region (d, h, w) with a neighbour outside in their own slice."""
+    inner = np.pad(region, ((0, 0), (1, 1), (1, 1)))
+    around = inner[:, :-2, 1:-1] & inner[:, 2:, 1:-1] & inner[:, 1:-1, :-2] & inner[:, 1:-1, 2:]
+    return np.asarray(region & ~around)
 
 
 def channels_panel(
@@ -103,18 +116,13 @@ def channels_panel(
     attributions: Sequence[Attribution],
     title: str,
     percentile: float,
-    channel_names: Sequence[str],
 ) -> Figure:
     """One line for each map: of every channel the original, the positive and the negative part.
 
     Args:
         samples, attributions, title, percentile: as in `panel`; images (n, *one to three axes, channels).
-        channel_names: of the images' last axis; "channel 1" and so on where none are given.
     """
     channels = samples.images.shape[-1]
-    names = list(channel_names) or [f"channel {k + 1}" for k in range(channels)]
-    if len(names) != channels:
-        raise InputError(f"channel_names has {len(names)} entries for {channels} channels.")
     across = min(channels, _MOST_ACROSS)
     height = CELL * _aspect(samples.images.shape[1:-1])
     line = height + BELOW
@@ -126,17 +134,20 @@ def channels_panel(
         top = figure.get_figheight() - float(tops[i])
         text(figure, 0.05, top, caption(samples, i), size=9.5)
         for n, (attribution, r) in enumerate(rows):
-            drawn = _Parts(samples.images[i], attribution.values[r], percentile)
+            region = samples.roi[i] if len(samples.roi) else None
+            drawn = _Parts(samples.images[i], attribution.values[r], region, percentile)
             for k in range(channels):
                 low = top - 1.6 * CAPTION - n * of_map - k // across * line - 0.2 - height
                 places = [_axes(figure, 3 * (k % across) + part, low, height) for part in range(3)]
                 drawn.draw(figure, places, k, f"{attribution.unit}, cut at {percentile:g} %")
-                _name(places, names[k], attribution.method.replace("_", " "), _question(samples, attribution, r))
+                _name(
+                    places,
+                    samples.channel_name(k),
+                    attribution.method.replace("_", " "),
+                    _question(samples, attribution, r),
+                )
                 if k % across == 0:
                     first = places[0]
-                if len(samples.roi) and samples.images.ndim == 4:
-                    for axes in places[1:]:
-                        draw_outline(axes, samples.roi[i])
             tell_verdicts(figure, first, attribution, r)
     return figure
 
@@ -167,8 +178,8 @@ def _axes(figure: Figure, column: int, low: float, height: float) -> Axes:
 class _Parts:
     """One map over its image: of each channel what is shown, and one scale for all of them."""
 
-    def __init__(self, image: np.ndarray, values: np.ndarray, percentile: float):
-        self.signal = image.ndim == 2
+    def __init__(self, image: np.ndarray, values: np.ndarray, region: np.ndarray | None, percentile: float):
+        self.signal, self.region = image.ndim == 2, region
         show = (lambda part: part) if self.signal else projections
         per_channel = [(image[..., k], values[..., k].astype("float64")) for k in range(image.shape[-1])]
         self.images = [show(picture) for picture, _ in per_channel]
@@ -184,13 +195,16 @@ class _Parts:
             places[0].plot(image, color="black", linewidth=0.8)
         else:
             places[0].imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-12), interpolation="nearest")
-        note = f"black {low:.2g}, white {high:.2g}" if not self.signal else f"from {low:.2g} to {high:.2g}"
+        note = f"from {low:.2g} to {high:.2g}" if self.signal else f"black {low:.2g}, white {high:.2g}"
+        note = f"XY, XZ, YZ; {note}" if np.isnan(image).any() else note
         places[0].text(0, -0.02, note, fontsize=7, va="top", transform=places[0].transAxes, **PLAIN)
         for axes, part, sign in zip(places[1:], self.parts[k], (1, -1), strict=True):
             if self.signal:
                 self._draw_signal(axes, image, part, sign)
             else:
                 drawn = self._draw_part(axes, image, part, sign, low, high)
+                if self.region is not None:
+                    draw_outline(axes, np.nan_to_num(projections(self.region.astype(float))) > 0)
         if not self.signal:
             colour_bar(figure, places[1], drawn, self.limit, words)
             return
@@ -210,4 +224,6 @@ class _Parts:
         axes.plot((image - image.min()) / span, color="#bbbbbb", linewidth=0.8)
         colour = "#b2182b" if sign > 0 else "#2166ac"
         axes.fill_between(np.arange(len(part)), np.minimum(part / self.limit, 1), color=colour, alpha=0.8, linewidth=0)
-        axes.set_ylim(-0.02, 1.02)
+        if self.region is not None:
+            axes.fill_between(np.arange(len(part)), -0.06, -0.02, where=self.region, color=OUTLINE, linewidth=0)
+        axes.set_ylim(-0.06, 1.02)

@@ -20,7 +20,7 @@ CELL, CAPTION, BELOW, VERDICT = 2.3, 0.3, 0.7, 0.12
 MAP = "RdBu_r"
 # Whatever style the user has set: black on white, no LaTeX, and a dollar sign in a name starts no formula.
 PLAIN: dict[str, Any] = {"color": "black", "usetex": False, "parse_math": False}
-_OUTLINE = "#ffd400"
+OUTLINE = "#ffd400"
 _GOOD, _BAD = "#00695c", "#b3261e"  # told apart by the colour-blind too, and by tick and cross
 
 
@@ -125,4 +125,4 @@ def draw_outline(axes: Axes, outline: np.ndarray | None) -> None:
     """The border of a region, if there is one."""
     if outline is not None and outline.any() and not outline.all():
         axes.contour(outline, levels=[0.5], colors="black", linewidths=2.2)
-        axes.contour(outline, levels=[0.5], colors=_OUTLINE, linewidths=1.1)
+        axes.contour(outline, levels=[0.5], colors=OUTLINE, linewidths=1.1)

@@ -42,7 +42,6 @@ def panel(
     *,
     title: str = "",
     percentile: float = 99.5,
-    channel_names: Sequence[str] = (),
 ) -> Figure:
     """One row for each image: the original, then one map for each method and target, with its verdicts.
 
@@ -55,14 +54,12 @@ def panel(
         attributions: of these samples.
         title: written above everything, for example the epoch.
         percentile: of the absolute map, at which colours are cut; printed under each map.
-        channel_names: of volumes, signals and pictures with many channels.
 
     Returns:
         A `matplotlib.figure.Figure` that belongs to no `pyplot` window.
 
     Raises:
-        InputError: images of another rank, an attribution of other samples, a percentile outside (0, 100], other than
-            one name for each channel.
+        InputError: images of another rank, an attribution of other samples, a percentile outside (0, 100].
 
     Example:
         >>> import numpy as np, keras_explain as kx
@@ -79,7 +76,7 @@ def panel(
         if attribution.values.shape[1:] != samples.images.shape[1:] or set(attribution.rows) - set(range(len(samples))):
             raise InputError(f"The {attribution.method} maps are not of these samples.")
     if samples.images.ndim != 4 or samples.images.shape[-1] not in (1, 3, 4):
-        return channels_panel(samples, attributions, title, percentile, channel_names)
+        return channels_panel(samples, attributions, title, percentile)
     cells = [[(a.of(i), row) for a in attributions for row in range(len(a.of(i)))] for i in range(len(samples))]
     widest = 1 + max(map(len, cells), default=0)
     columns = widest if widest <= _MOST_COLUMNS else -(-widest // -(-widest // _COLUMNS))

@@ -34,7 +34,7 @@ class Faithfulness:
 
     Args:
         steps: parts in which the pixels are exchanged.
-        baseline: `"blur"` (standard deviation of a tenth of the shorter side), `"mean"` (the image's mean colour) or a
+        baseline: `"blur"` (standard deviation of a tenth of each side), `"mean"` (the image's mean colour) or a
             number in the units of the images. Areas of different baselines must not be compared.
         seed: of the order of pixels with equal values.
         when: `"round"` or `"last"`.

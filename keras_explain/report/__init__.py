@@ -11,25 +11,22 @@ from typing import Any
 import numpy as np
 
 from keras_explain.errors import InputError, MissingExtra
-from keras_explain.figures import slices
+from keras_explain.figures import panel, slices
 from keras_explain.records import Attribution, Samples, load_round
 
 _TEMPLATE = Path(__file__).with_name("page.html")
-_SLICE_WIDTH = 600  # pixels on the page of the three pictures of a slice
 
 
-def write_report(
-    folder: str | Path, file: str | Path, title: str = "Explanations", channel_names: Sequence[str] = ()
-) -> Path:
+def write_report(folder: str | Path, file: str | Path, title: str = "Explanations") -> Path:
     """Write a page of the pictures, numbers and settings of explained rounds.
 
-    Volumes get a slider through their slices beside the projections.
+    Volumes get a slider through their slices beside the projections. A round that has no pictures, as `kx.save_round`
+    leaves it, is drawn.
 
     Args:
         folder: of one round, or of several as a tracker keeps them, such as `runs/one/explanations`.
         file: the HTML file.
         title: of the page.
-        channel_names: of volumes.
 
     Returns:
         The file.
@@ -37,14 +34,24 @@ def write_report(
     Raises:
         InputError: a folder without rounds.
         MissingExtra: jinja2 is not installed.
+
+    Example:
+        >>> import numpy as np, keras_explain as kx
+        >>> from keras_explain.report import write_report
+        >>> samples = kx.Samples(np.zeros((1, 8, 8, 1)), [0])
+        >>> found = kx.Attribution("mine", np.ones((1, 8, 8, 1)), [0], [0], score=[64.0], base_score=[0.0])
+        >>> kx.save_round("round", samples, [found], {"title": "by hand"})
+        >>> write_report("round", "report.html").stat().st_size > 10_000
+        True
     """
     try:
         from jinja2 import Environment
     except ImportError as error:
         raise MissingExtra("Reports need jinja2: pip install jinja2") from error
     folder, file = Path(folder), Path(file)
-    places = [folder] if (folder / "settings.json").is_file() else sorted(folder.glob("epoch_*"))
-    rounds = [_round(place, channel_names) for place in places if (place / "settings.json").is_file()]
+    several = sorted(folder.glob("epoch_*"), key=lambda place: (len(place.name), place.name))
+    places = [folder] if (folder / "settings.json").is_file() else several
+    rounds = [_round(place) for place in places if (place / "settings.json").is_file()]
     if not rounds:
         raise InputError(f"{folder} holds no round; give the folder of one, such as epoch_0004, or of several.")
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_TEMPLATE.read_text("utf-8"))
@@ -53,15 +60,21 @@ def write_report(
     return file
 
 
-def _round(place: Path, channel_names: Sequence[str]) -> dict[str, Any]:
+def _round(place: Path) -> dict[str, Any]:
     samples, attributions, settings = load_round(place)
-    pictures = {path.stem: _inline(path.read_bytes()) for path in sorted(place.glob("*.png"))}
+    title = settings.get("title", place.name)
+    pictures = {path.stem: path.read_bytes() for path in sorted(place.glob("*.png"))} or {
+        samples.ids[i]: _drawn(panel(samples[[i]], [a.of(i) for a in attributions], title=title))
+        for i in range(len(samples))
+    }
+    panels = {name: _inline(picture) for name, picture in pictures.items()}
     known = ("title", "numbers", "failures", "versions")
     return {
-        "title": settings.get("title", place.name),
-        "curves": pictures.pop("over_training", None),
-        "panels": pictures,
-        "volumes": _volumes(samples, attributions, channel_names) if samples.images.ndim == 5 else [],
+        "title": title,
+        "accuracy": samples.accuracy,
+        "curves": panels.pop("over_training", None),
+        "panels": panels,
+        "volumes": _volumes(samples, attributions) if samples.images.ndim == 5 else [],
         "numbers": sorted(settings.get("numbers", {}).items()),
         "failures": sorted(settings.get("failures", {}).items()),
         "versions": sorted(settings.get("versions", {}).items()),
@@ -69,9 +82,13 @@ def _round(place: Path, channel_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _volumes(
-    samples: Samples, attributions: Sequence[Attribution], channel_names: Sequence[str]
-) -> list[dict[str, Any]]:
+def _drawn(figure: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def _volumes(samples: Samples, attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
     """For each map and channel its slices in one picture, one below the other."""
     found = []
     for attribution in attributions:
@@ -80,13 +97,15 @@ def _volumes(
             about = f"image {samples.ids[row]}: {attribution.method.replace('_', ' ')}, why {target}?"
             strips = []
             for k in range(samples.images.shape[-1]):
-                pictures, limit = slices(samples.images[row], attribution.values[r], k)
+                pictures, limit = slices(
+                    samples.images[row], attribution.values[r], k, samples.roi[row] if len(samples.roi) else None
+                )
                 depth, height, width, _ = pictures.shape
                 strips.append(
                     {
-                        "name": channel_names[k] if channel_names else f"channel {k + 1}",
+                        "name": samples.channel_name(k),
                         "picture": _inline(_png(pictures.reshape(depth * height, width, 3))),
-                        "height": round(_SLICE_WIDTH * height / width),
+                        "shape": f"{width} / {height}",
                     }
                 )
             scale = f"full red at {limit:.2g}, full blue at {-limit:.2g} {attribution.unit}"
