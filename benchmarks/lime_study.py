@@ -11,8 +11,8 @@ is judged by what a reader needs of it:
     faithful      insertion less deletion of the probability, both with a blurred baseline
     localized     AUPRC against the lesion, beside its chance level
 
-The first row is what the seed of this project did: pixels of 0 to 255 for a network that knows 0 to 1, black hiding.
-Tables go to RESULTS.md, pictures to docs/images.
+The first row is how it is often done: lime's own superpixels, hidden in black, and pixels of 0 to 255 for a network
+that knows 0 to 1. Tables go to RESULTS.md, pictures to docs/images.
 """
 
 import argparse
@@ -173,14 +173,14 @@ SEGMENTATIONS = {
 }
 HIDES = {"black": 0.0, "mean": "mean", "blur": "blur", "surroundings": "surroundings"}
 COLUMNS = ("superpixels", "R2", "VSI", "insertion - deletion", "AUPRC (times chance)", "pointing game", "seconds")
-SEED = ("seed: quickshift, black, 1000 samples of 0 to 255", quickshift(4), 0.0, 1000, 50, 255.0)
+FIRST = ("at first: quickshift, black, 1000 samples of 0 to 255", quickshift(4), 0.0, 1000, 50, 255.0)
 BEFORE = ("before: quickshift for the size, mean, 1000", "quickshift", "mean", 1000, 50, 1.0)
 NOW = ("now: watershed, blur, 1000", "watershed", "blur", 1000, 50, 1.0)
 
 
 def settings(samples):
-    """Name, segmentation, hide, samples, segments and factor of every setting, the seed's first."""
-    yield from (SEED, BEFORE, NOW)
+    """Name, segmentation, hide, samples, segments and factor of every setting, the first one first."""
+    yield from (FIRST, BEFORE, NOW)
     for name, segment in SEGMENTATIONS.items():
         for hide, way in HIDES.items():
             yield f"{name}; {hide}", segment, way, samples, 50, 1.0
@@ -220,14 +220,14 @@ def main():
             row, found = task.judge(segment, hide, samples, segments, factor)
             lines.append(line(name, row))
             print(lines[-1], flush=True)
-            if name in (SEED[0], BEFORE[0], NOW[0]):
+            if name in (FIRST[0], BEFORE[0], NOW[0]):
                 shown.append(dataclasses.replace(found, method=name.split(":")[0]))
         draw(task, shown)
         record(f"LIME on {task.name}", [*lines, "", "Written by `python -m benchmarks.lime_study --data DIR`."])
 
 
 def draw(task, shown):
-    """The first images with what the seed, the former and the present defaults say of them."""
+    """Two images with what the first, the former and the present settings say of them."""
     rows = [0, len(task.samples) // 2]
     kept = [dataclasses.replace(a, values=a.values[rows], rows=[0, 1], targets=a.targets[rows], score=a.score[rows],
         base_score=a.base_score[rows], details={k: v[rows] for k, v in a.details.items()}) for a in shown]  # fmt: skip
