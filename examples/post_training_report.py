@@ -18,6 +18,45 @@ from keras_explain.datasets.preprocessing import Preprocessing
 from keras_explain.engine import History, explain_round, write_round
 from keras_explain.report import write_report
 
+METHODS = ("vanilla", "guided", "rectified", "integrated_gradients")
+TOLD = ("relative_completeness_error", "r2", "auprc", "roi_area", "deletion", "insertion")
+
+
+def prepared(options, model):
+    """The test data as the model was trained on them."""
+    if len(model.inputs[0].shape) != 4:
+        raise SystemExit(f"{options.model} takes {model.inputs[0].shape[1:]}, which are no pictures.")
+    height, width, channels = model.inputs[0].shape[1:]
+    preprocessing = Preprocessing(size=(height, width), channels=channels)
+    if options.settings:
+        preprocessing = Preprocessing.from_settings(options.settings)
+    cases = read(options.data, "test", options.task)
+    return Stream(cases, preprocessing, class_map=ddsm.task(options.task).class_map)
+
+
+def explained(options, model, data):
+    """The surest images of each class, explained by every method and measured."""
+    scorer = kx.Scorer(model)
+    samples = kx.select(
+        scorer,
+        data,
+        class_names=ddsm.task(options.task).class_names,
+        images_per_class=options.images_per_class,
+        candidates=options.candidates,
+        background=50,
+    )
+    print(f"accuracy {samples.accuracy:.3f} on the images looked at")
+    for _, target in samples.missing:
+        print(f"{samples.class_name(target)}: no image is predicted correctly")
+    methods = [(name, kx.explainers.resolve(name)) for name in METHODS]
+    methods += [("lime", kx.Lime(options.samples)), ("gradient_shap", kx.GradientShap(samples=options.samples // 5))]
+    metrics = [*kx.metrics.default(), kx.metrics.Faithfulness()]
+
+    def failed(name, error):
+        warnings.warn(f"{name}: {error}", stacklevel=1)
+
+    return explain_round(scorer, samples, methods, metrics, None, failed)
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -32,59 +71,22 @@ def main():
     parser.add_argument("--samples", type=int, default=1000, help="of LIME; GradientShap takes a fifth")
     options = parser.parse_args()
 
-    task = ddsm.task(options.task)
     model = kx.load_model(options.model, architecture=options.architecture)
-    if len(model.inputs[0].shape) != 4:
-        raise SystemExit(f"{options.model} takes {model.inputs[0].shape[1:]}, which are no pictures.")
-    height, width, channels = model.inputs[0].shape[1:]
-    if options.settings:
-        preprocessing = Preprocessing.from_settings(options.settings)
-    else:
-        preprocessing = Preprocessing(size=(height, width), channels=channels)
-    data = Stream(read(options.data, "test", options.task), preprocessing, class_map=task.class_map)
-    scorer = kx.Scorer(model)
-    samples = kx.select(
-        scorer,
-        data,
-        class_names=task.class_names,
-        images_per_class=options.images_per_class,
-        candidates=options.candidates,
-        background=50,
-    )
-    print(f"accuracy {samples.accuracy:.3f} on the images looked at")
-    for _, target in samples.missing:
-        print(f"{samples.class_name(target)}: no image is predicted correctly")
-    methods = [
-        (name, kx.explainers.resolve(name)) for name in ("vanilla", "guided", "rectified", "integrated_gradients")
-    ]
-    methods += [
-        ("lime", kx.Lime(samples=options.samples)),
-        ("gradient_shap", kx.GradientShap(samples=options.samples // 5)),
-    ]
-    metrics = [*kx.metrics.default(), kx.metrics.Faithfulness()]
-    found = explain_round(
-        scorer, samples, methods, metrics, None, lambda name, error: warnings.warn(f"{name}: {error}", stacklevel=1)
-    )
+    data = prepared(options, model)
+    found = explained(options, model, data)
     settings = {
         "model": Path(options.model).name,
         "task": options.task,
-        "preprocessing": preprocessing.as_settings(),
+        "preprocessing": data.preprocessing.as_settings(),
         "images_per_class": options.images_per_class,
         "candidates": options.candidates,
     }
     write_round(options.out / "round", found, History(), options.task, settings)
     for name, attribution in zip(found.methods, found.attributions, strict=True):
         means = kx.metrics.means(attribution)
-        told = (
-            f"{m} {means[m]:.3g}"
-            for m in ("relative_completeness_error", "r2", "auprc", "deletion", "insertion")
-            if m in means
-        )
-        print(f"{name}: {', '.join(told)}")
-    page = write_report(
-        options.out / "round", options.out / "report.html", f"{options.task}: {Path(options.model).name}"
-    )
-    print(f"report {page}")
+        print(f"{name}: {', '.join(f'{measure} {means[measure]:.3g}' for measure in TOLD if measure in means)}")
+    title = f"{options.task}: {Path(options.model).name}"
+    print(f"report {write_report(options.out / 'round', options.out / 'report.html', title)}")
 
 
 if __name__ == "__main__":

@@ -127,68 +127,69 @@ class Lime:
     def explain(self, scorer: Scorer, samples: Samples) -> Attribution:
         """One map for each image and target."""
         self.explanations = []
-        values, weights, errors, scores, r2, effect, maps = [], [], [], [], [], [], []
-        unmoved: dict[str, float] = {}
-        unfit: dict[str, float] = {}
-        for i in range(len(samples)):
-            image, targets = samples.images[i], samples.targets[i]
-            segments = self._segments(image, samples.value_range)
-            present = self._subsets(int(segments.max()) + 1)
-            hidden = self._hidden(image, segments)
-            logits = scorer.evaluate(partly_hidden, [present], [segments, image, hidden])
-            explanation, fits = self._surrogate(image, segments, present, logits, targets)
-            self.explanations.append(explanation)
-            for target, (weight, error, fit) in zip(targets, fits, strict=True):
-                spread = float(logits[:, target].std())
-                if spread <= _NO_EFFECT * max(1.0, abs(float(logits[0, target]))):
-                    unmoved[samples.ids[i]] = spread
-                    fit = np.nan
-                if fit < LEAST_R2:
-                    unfit[samples.ids[i]] = fit
-                values.append(np.repeat(weight[segments][..., None] / image.shape[-1], image.shape[-1], axis=-1))
-                weights.append(weight)
-                errors.append(error)
-                scores.append(logits[0, target])
-                r2.append(fit)
-                effect.append(spread)
-                maps.append(segments)
+        found = [row for i in range(len(samples)) for row in self._of_image(scorer, samples, i)]
+        self._warn([samples.ids[i] for i in samples.rows], found)
+        most = max(len(row["weights"]) for row in found)
+        for row in found:
+            for name in ("weights", "weight_error"):
+                row[name] = np.pad(row[name], (0, most - len(row[name])), constant_values=np.nan)
+        columns = {name: np.array([row[name] for row in found]) for name in found[0]}
+        chosen = self.segmentation if isinstance(self.segmentation, str) else repr(self.segmentation)
+        settings = {"samples": self.samples, "segmentation": chosen, "hide": self.hide}
+        return Attribution(
+            method=self.method,
+            values=columns.pop("values"),
+            targets=samples.targets.reshape(-1),
+            rows=samples.rows,
+            score=columns.pop("score"),
+            unit="logit per superpixel",
+            settings={**settings, "segments": self.segments, "seed": self.seed},
+            details=columns,
+        )
+
+    def _of_image(self, scorer: Scorer, samples: Samples, i: int) -> list[dict[str, Any]]:
+        """What is found of one image, a dictionary for each target."""
+        image, targets = samples.images[i], samples.targets[i]
+        segments = self._segments(image, samples.value_range)
+        present = self._subsets(int(segments.max()) + 1)
+        hidden = self._hidden(image, segments)
+        logits = scorer.evaluate(partly_hidden, [present], [segments, image, hidden])
+        explanation, fits = self._surrogate(image, segments, present, logits, targets)
+        self.explanations.append(explanation)
+        found = []
+        for target, (weight, error, r2) in zip(targets, fits, strict=True):
+            score, effect = float(logits[0, target]), float(logits[:, target].std())
+            found.append(
+                {
+                    "values": np.repeat(weight[segments][..., None] / image.shape[-1], image.shape[-1], axis=-1),
+                    "score": score,
+                    "segments": segments,
+                    "weights": weight,
+                    "weight_error": error,
+                    "r2": r2 if effect > _NO_EFFECT * max(1.0, abs(score)) else np.nan,
+                    "effect": effect,
+                }
+            )
+        return found
+
+    def _warn(self, ids: list[str], found: list[dict[str, Any]]) -> None:
+        """Name the images of which the maps say nothing, or little."""
+        unmoved = {name: row["effect"] for name, row in zip(ids, found, strict=True) if np.isnan(row["r2"])}
+        unfit = {name: row["r2"] for name, row in zip(ids, found, strict=True) if row["r2"] < LEAST_R2}
         if unmoved:
             warnings.warn(
                 f"LIME: with hide={self.hide!r}, hiding superpixels of image {', '.join(unmoved)} changes the score by "
                 f"only {max(unmoved.values()):.2g}; these maps say nothing. Try another hide.",
                 ExplanationWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         if unfit:
             warnings.warn(
                 f"LIME: the surrogate of image {', '.join(unfit)} explains little of the score (R² "
                 f"{min(unfit.values()):.2f}), and its weights do not describe the model. Try fewer segments.",
                 ExplanationWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        most = max(map(len, weights))
-        padded = [
-            np.array([np.pad(row, (0, most - len(row)), constant_values=np.nan) for row in rows])
-            for rows in (weights, errors)
-        ]
-        details = {"segments": maps, "weights": padded[0], "weight_error": padded[1], "r2": r2, "effect": effect}
-        chosen = self.segmentation if isinstance(self.segmentation, str) else repr(self.segmentation)
-        return Attribution(
-            method=self.method,
-            values=np.array(values),
-            targets=samples.targets.reshape(-1),
-            rows=samples.rows,
-            score=np.array(scores),
-            unit="logit per superpixel",
-            settings={
-                "samples": self.samples,
-                "segmentation": chosen,
-                "hide": self.hide,
-                "segments": self.segments,
-                "seed": self.seed,
-            },
-            details={name: np.array(rows) for name, rows in details.items()},
-        )
 
     def _segments(self, image: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
         """Superpixels 0, 1, ... of an image, (*image shape without channels) int32."""
