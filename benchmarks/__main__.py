@@ -107,7 +107,9 @@ def lime_rows(model, twin, images, samples):
             image, lambda x: compiled(x.astype("float32")).numpy(), hide_color=None, num_samples=samples, random_seed=0
         )
 
-    ours, peer = seconds(lambda: kx.explain(scorer, images[:1], kx.Lime(samples), targets=0), theirs)
+    ours, peer = seconds(
+        lambda: kx.explain(scorer, images[:1], kx.Lime(samples, "quickshift", "mean"), targets=0), theirs
+    )
     yield f"lime, 1 image, {samples} samples", "forward", samples, ours, "lime", peer
 
 
