@@ -155,12 +155,14 @@ def test_tfrecords_that_are_damaged_or_of_another_kind_say_so(tmp_path):
 
 
 def test_both_halves_are_one_test_set(tmp_path):
+    folder = tmp_path / "test"
+    folder.mkdir()
     first, second = tiles(4, 1), tiles(3, 2)
-    np.save(tmp_path / "cv10_data.npy", first[..., None])
-    np.save(tmp_path / "cv10_labels.npy", np.array([0, 1, 3, 1]))
-    ddsm.write_half(tmp_path, "test10", second, [0, 2, 4], ["NORMAL", "Mass-Test_P_00016_LEFT_CC_1", ""])
-    np.save(tmp_path / "cv10_labels.npy", np.array([[0], [1], [3], [1]]))
-    cases = datasets.read(tmp_path.parent, "test", "model_0")  # at any depth
+    np.save(folder / "cv10_data.npy", first[..., None])
+    np.save(folder / "cv10_labels.npy", np.array([0, 1, 3, 1]))
+    ddsm.write_half(folder, "test10", second, [0, 2, 4], ["NORMAL", "Mass-Test_P_00016_LEFT_CC_1", ""])
+    np.save(folder / "cv10_labels.npy", np.array([[0], [1], [3], [1]]))
+    cases = datasets.read(tmp_path, "test", "model_0")  # at any depth
     assert [case.id for case in cases] == ["cv10/0", "cv10/1", "cv10/2", "cv10/3", "test10/0", "test10/1", "test10/2"]
     assert [case.label for case in cases] == [0, 1, 3, 1, 0, 2, 4]  # each half alone lacks classes
     assert cases[5].group == "P_00016"
