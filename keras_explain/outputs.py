@@ -82,18 +82,14 @@ class Head:
 
 
 def run(model: keras.Model, images: Any) -> Any:
-    """The model's outputs at inference; the one input of some models stands in a list or a dictionary.
+    """The model's outputs at inference; the one input of some models stands in a dictionary.
 
     Args:
         model: of one image input.
-        images: (n, *image shape).
+        images: (n, *image shape), a tensor.
     """
     structure = getattr(model, "input", None)
-    if isinstance(structure, dict):
-        images = dict.fromkeys(structure, images)
-    elif isinstance(structure, (list, tuple)):
-        images = [images]
-    return model(images, training=False)
+    return model(dict.fromkeys(structure, images) if isinstance(structure, dict) else images, training=False)
 
 
 def find_head(model: keras.Model, images: Any, output: str | None = None) -> Head:

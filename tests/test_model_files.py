@@ -23,7 +23,7 @@ X = MADE["x"]
 
 
 def assert_predicts(model, images, expected):
-    np.testing.assert_allclose(run(model, images), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(run(model, keras.ops.convert_to_tensor(images)), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("ending", ["h5", "keras"])
@@ -283,7 +283,7 @@ def test_functions_and_wrapped_models_in_configurations(tmp_path):
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2, activation="softmax")])
     model.compile("adam", keras.losses.categorical_crossentropy)
     model.save(tmp_path / "m.keras")
-    assert_predicts(kx.load_model(tmp_path / "m.keras"), np.ones((1, 3)), run(model, np.ones((1, 3))))
+    assert_predicts(kx.load_model(tmp_path / "m.keras"), np.ones((1, 3)), run(model, keras.ops.ones((1, 3))))
     inner = {
         "class_name": "Sequential",
         "config": [
@@ -316,11 +316,17 @@ def test_nested_models_by_their_first_and_by_their_second_call(tmp_path):
         "config": {"name": "a", "units": 3, "use_bias": False, "batch_input_shape": [None, 3]},
     }
     config = stack(("Sequential", {"name": "s", "layers": [inner]}), dense("b"))
-    weights = {"s": [("a/kernel:0", 2 * EYE)], "b": [("b/kernel:0", 5 * EYE)]}
-    for call in (0, 1):
-        config["config"]["layers"][2]["inbound_nodes"] = [[["s", call, 0, {}]]]
-        model = kx.load_model(written(tmp_path / "m.h5", config, weights))
-        np.testing.assert_allclose(model(np.ones((1, 3))), [[10, 10, 10]])
+    shift = np.eye(3)[[1, 2, 0]] * [1, 2, 3]
+    weights = {"s": [("a/kernel:0", shift)], "b": [("b/kernel:0", EYE)]}
+    x = np.array([[1.0, 10.0, 100.0]])
+    _, nested, last = config["config"]["layers"]
+    for first in (0, 1):
+        last["inbound_nodes"] = [[["s", first, 0, {}]]]
+        np.testing.assert_allclose(kx.load_model(written(tmp_path / "one.h5", config, weights))(x), x @ shift)
+    for first in (0, 1):  # called twice, one after the other
+        nested["inbound_nodes"] = [[["i", 0, 0, {}]], [["s", first, 0, {}]]]
+        last["inbound_nodes"] = [[["s", first + 1, 0, {}]]]
+        np.testing.assert_allclose(kx.load_model(written(tmp_path / "two.h5", config, weights))(x), x @ shift @ shift)
 
 
 def test_an_h5_file_of_keras_3_with_models_in_it(tmp_path):
@@ -328,7 +334,7 @@ def test_an_h5_file_of_keras_3_with_models_in_it(tmp_path):
     with warnings.catch_warnings(action="ignore"):  # of the legacy format
         model.save(tmp_path / "m.h5")
     loaded = kx.load_model(tmp_path / "m.h5")
-    assert_predicts(loaded, X, run(model, X))
+    assert_predicts(loaded, X, run(model, keras.ops.convert_to_tensor(X)))
 
 
 def test_a_model_without_a_dense_layer_is_not_the_named_one(tmp_path):
@@ -342,7 +348,7 @@ def test_random_generators_are_no_weights_but_layers_named_seed_are(tmp_path):
     model.save_weights(tmp_path / "m.weights.h5")
     other = keras.models.clone_model(model)
     loaded = kx.load_model(tmp_path / "m.weights.h5", architecture=other)
-    assert_predicts(loaded, np.ones((2, 3)), run(model, np.ones((2, 3))))
+    assert_predicts(loaded, np.ones((2, 3)), run(model, keras.ops.ones((2, 3))))
     with h5py.File(tmp_path / "m.weights.h5", "a") as file:
         file["layers/extra/vars/0"] = np.ones(3)
     with pytest.raises(kx.InputError, match="holds 3 weights, of which 2 have a place among the model's 2"):
