@@ -18,7 +18,7 @@ from keras_explain.datasets.preprocessing import Preprocessing
 from keras_explain.engine import History, explain_round, write_round
 from keras_explain.report import write_report
 
-METHODS = ("vanilla", "guided", "rectified", "integrated_gradients")
+METHODS = ("vanilla", "guided", "rectified", "smoothgrad", "integrated_gradients")
 TOLD = ("relative_completeness_error", "r2", "auprc", "roi_area", "deletion", "insertion")
 
 
