@@ -305,7 +305,7 @@ def load_round(folder: str | Path) -> tuple[Samples, list[Attribution], dict[str
     with np.load(folder / "samples.npz", allow_pickle=False) as file:
         stored = dict(file)
     for name in ("ids", "class_names", "channel_names", "value_range"):
-        stored[name] = tuple(stored[name].tolist())
+        stored[name] = tuple(stored.get(name, np.array([])).tolist())
     stored["missing"] = tuple(map(tuple, stored["missing"].tolist()))
     stored["accuracy"] = float(stored["accuracy"])
     attributions = []

@@ -18,6 +18,7 @@ def some_samples(n=3):
         confidence=np.linspace(0.5, 0.9, n),
         ids=[f"c{i}.png" for i in range(n)],
         class_names=["a", "b ö", "c"],
+        channel_names=["grey"],
         background=random.random((2, 8, 8, 1)),
         value_range=(-1.0, 2.0),
         roi=random.random((3, 8, 8)) < 0.2,
@@ -48,6 +49,18 @@ def test_a_round_survives_the_disk(tmp_path):
                 np.testing.assert_array_equal(getattr(one, group)[name], array)
     assert len(found[0].measures) == 8
     np.testing.assert_array_equal(found[2].completeness_error, attributions[2].completeness_error)
+
+
+def test_rounds_of_before_channels_had_names_are_read(tmp_path):
+    kx.save_round(str(tmp_path), some_samples(), [])
+    with np.load(tmp_path / "samples.npz") as file:
+        old = {name: file[name] for name in file.files if name != "channel_names"}
+    np.savez(tmp_path / "samples.npz", **old)
+    samples, _, settings = kx.load_round(tmp_path)
+    assert samples.channel_names == ()
+    assert samples.channel_name(0) == "channel 1"
+    assert samples.class_names == ("a", "b ö", "c")
+    assert settings == {}
 
 
 def test_a_folder_without_a_round_is_named(tmp_path):
