@@ -144,7 +144,7 @@ def _allow(config: Any, architecture: Any, custom_objects: dict[str, Any], safe_
     """Raise for what holds code, and for what Keras 3 does not have."""
     if architecture is not None:
         raise InputError("it holds a whole model; leave architecture out.")
-    for found in _objects(config):
+    for found in _objects({key: value for key, value in config.items() if key != "compile_config"}):
         kind, inner = found["class_name"], found.get("config")
         name = found.get("name") or (inner.get("name", kind) if isinstance(inner, dict) else kind)
         if kind in ("Lambda", "__lambda__") and safe_mode:
@@ -252,11 +252,19 @@ def _layer(cls: Any, inner: dict[str, Any]) -> dict[str, Any]:
         return _lambda(inner)
     known = inspect.signature(cls.__init__).parameters
     told = {key: value for key, value in inner.items() if key in known or not _harmless(key, value)}
+    if cls is layers.LeakyReLU and "alpha" in told:
+        told["negative_slope"] = told.pop("alpha")
+    if cls in (layers.GRU, layers.GRUCell):
+        told.setdefault("reset_after", False)
     for key, value in told.items():
         if key == "axis" and isinstance(value, list) and len(value) == 1:
             told[key] = value[0]
-        if value == "hard_sigmoid":
+        if isinstance(value, str) and value == "hard_sigmoid":
             told[key] = hard_sigmoid
+        if key == "cells":
+            told[key] = [modern(cell) for cell in value]
+        if isinstance(value, dict) and value.get("type") == "ndarray":
+            told[key] = value["value"]
         kind = value.get("class_name", "") if isinstance(value, dict) else ""
         if kind in _MODELS or (kind and hasattr(layers, kind)):  # of a wrapper such as TimeDistributed
             told[key] = modern(value)
@@ -290,15 +298,21 @@ def _harmless(key: str, value: Any) -> bool:
 # Weights
 
 
-def _fill_in_order(model: keras.Model, group: h5py.Group) -> None:
+def _fill_in_order(model: keras.Model, group: h5py.Group) -> bool:
     """Give each tensor of an .h5 file of Keras 2 to the weight of its layer and kind, or of its place and kind.
 
     Names decide where both sides have the same: a file that was written with other layers frozen has another order.
+
+    Returns:
+        Whether names have decided.
     """
-    saved, variables = list(_saved(group)), _variables(model)
-    theirs, ours = [_short_name(name) for name, _ in saved], [_short_name(variable.path) for variable in variables]
-    if sorted(theirs) == sorted(ours) and len(set(ours)) == len(ours):
-        saved = [saved[theirs.index(name)] for name in ours]
+    stored, own = _stored(group), _variables(model)
+    variables = [variable for layer in own for variable in own[layer]]
+    named = stored.keys() == own.keys()
+    if named:
+        saved = [tensor for layer in own for tensor in _matched(stored[layer], own[layer])[0]]
+    else:
+        saved, named = _matched([tensor for tensors in stored.values() for tensor in tensors], variables)
     fits = [
         _same_kind(name, variable.name) and values.shape == tuple(variable.shape)
         for (name, values), variable in zip(saved, variables, strict=False)
@@ -306,16 +320,28 @@ def _fill_in_order(model: keras.Model, group: h5py.Group) -> None:
     if len(saved) != len(variables) or not all(fits):
         wrong = fits.index(False) if False in fits else min(len(saved), len(variables))
         file = "nothing" if wrong >= len(saved) else f"{saved[wrong][0]} {saved[wrong][1].shape}"
-        own = "nothing" if wrong >= len(variables) else f"{variables[wrong].path} {tuple(variables[wrong].shape)}"
+        mine = "nothing" if wrong >= len(variables) else f"{variables[wrong].path} {tuple(variables[wrong].shape)}"
         raise InputError(
             f"it holds {len(saved)} weights for a model of {len(variables)}; at place {wrong + 1} stands {file}, where "
-            f"the model has {own}."
+            f"the model has {mine}."
         )
     for (_, values), variable in zip(saved, variables, strict=True):
         variable.assign(values)
     for layer in model._flatten_layers():
         if isinstance(layer, layers.Normalization):
             layer.finalize_state()
+    return named
+
+
+_Tensor = tuple[str, np.ndarray]
+
+
+def _matched(saved: list[_Tensor], variables: list[Any]) -> tuple[list[_Tensor], bool]:
+    """The tensors in the order of the weights, where their short names are the same and tell them apart."""
+    theirs, ours = [_short_name(name) for name, _ in saved], [_short_name(variable.path) for variable in variables]
+    if sorted(theirs) != sorted(ours) or len(set(ours)) < len(ours):
+        return saved, False
+    return [saved[theirs.index(name)] for name in ours], True
 
 
 def _short_name(path: str) -> str:
@@ -331,11 +357,13 @@ def _same_kind(name: str, kind: str) -> bool:
     return any(_RENAMED.get(option, option) == kind for option in (own, re.sub(r"_\d+$", "", own)))
 
 
-def _saved(group: h5py.Group) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, values) of every tensor in an .h5 file of Keras 2, in the order of its layers."""
-    for layer in _names(group, "layer_names"):
-        for name in _names(group[layer], "weight_names"):
-            yield name, np.asarray(group[layer][name])
+def _stored(group: h5py.Group) -> dict[str, list[_Tensor]]:
+    """(name, values) of every tensor in an .h5 file of Keras 2, by layer, in the order of the file."""
+    stored = {
+        layer: [(name, np.asarray(group[layer][name])) for name in _names(group[layer], "weight_names")]
+        for layer in _names(group, "layer_names")
+    }
+    return {layer: tensors for layer, tensors in stored.items() if tensors}
 
 
 def _names(group: h5py.Group, attribute: str) -> list[str]:
@@ -346,14 +374,13 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
     return [_text(name) for part in parts for name in part]
 
 
-def _variables(model: keras.Model) -> list[Any]:
-    """The weights of a model in the order of the .h5 files of Keras 2: layer by layer, those that learn first."""
-    return [
-        variable
+def _variables(model: keras.Model) -> dict[str, list[Any]]:
+    """The weights of a model by layer, in the order of the .h5 files of Keras 2: those that learn first."""
+    variables = {
+        layer.name: [v for v in [*layer.trainable_weights, *layer.non_trainable_weights] if not _is_seed(v.path)]
         for layer in model.layers
-        for variable in [*layer.trainable_weights, *layer.non_trainable_weights]
-        if not _is_seed(variable.path)
-    ]
+    }
+    return {layer: own for layer, own in variables.items() if own}
 
 
 def _is_seed(path: str) -> bool:
@@ -365,9 +392,11 @@ def _fill_by_paths(model: keras.Model, path: Path) -> None:
     """Let Keras read a `.weights.h5` file, and see that it has used all of it for all of the model."""
     import h5py
 
+    before = model.get_weights()
     try:
         model.load_weights(path)
     except (ValueError, TypeError) as error:
+        model.set_weights(before)  # some may have been filled
         raise InputError(f"its weights do not fit the model. {_short(error)}") from error
     saved: list[bytes] = []
     with h5py.File(path, "r") as file:
@@ -380,6 +409,7 @@ def _fill_by_paths(model: keras.Model, path: Path) -> None:
     own = [np.asarray(variable.numpy()).tobytes() for variable in model.weights if not _is_seed(variable.path)]
     if sorted(saved) != sorted(own):
         used = len(set(own) & set(saved))
+        model.set_weights(before)
         raise InputError(f"it holds {len(saved)} weights, of which {used} have a place among the model's {len(own)}.")
 
 
@@ -401,30 +431,32 @@ def _filled(path: Path, file: h5py.File, architecture: Any) -> keras.Model:
             )
         if not old:
             raise InputError(f"it was not written by Keras 2; {architecture!r} is a model of Keras 2.")
-        classes = [values.shape[-1] for _, values in _saved(group) if values.ndim == 2]
+        classes = [v.shape[-1] for tensors in _stored(group).values() for _, v in tensors if v.ndim == 2]
         if not classes:
             raise InputError(f"it has no dense layer, so it is not {architecture!r} with its softmax.")
         architecture = _ARCHITECTURES[architecture](classes[-1])
+    elif not isinstance(architecture, keras.Model):
+        raise InputError(f"architecture must be a keras.Model or a name; got {type(architecture).__name__}.")
+    if not architecture.weights:
+        raise InputError("the architecture has no weights yet; build it first, by a call or an Input layer.")
     if old:
-        _fill_in_order(architecture, group)
-        _warn_of_other_names(group, architecture)
+        if not _fill_in_order(architecture, group):
+            _warn_of_other_names(group, architecture)
     else:
         _fill_by_paths(architecture, path)
     return architecture
 
 
 def _warn_of_other_names(group: h5py.Group, model: keras.Model) -> None:
-    """Where the names differ, weights are given out by their place, and equal shapes may hide another order."""
-    theirs = [_short_name(name) for name, _ in _saved(group)]
-    ours = [_short_name(variable.path) for variable in _variables(model)]
-    if sorted(theirs) == sorted(ours):
-        return
-    for file, own in zip(theirs, ours, strict=False):
+    """Weights went by their place: where the names differ too, equal shapes may hide another order."""
+    theirs = [_short_name(name) for tensors in _stored(group).values() for name, _ in tensors]
+    ours = [_short_name(variable.path) for own in _variables(model).values() for variable in own]
+    for file, own in zip(theirs, ours, strict=True):
         if re.sub(r"_\d+/", "/", file) != re.sub(r"_\d+/", "/", own):
             warnings.warn(
                 f"The file's {file!r} fills {own!r}: compare a prediction with one of the old model.",
                 ExplanationWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
             return
 

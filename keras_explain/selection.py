@@ -145,7 +145,7 @@ def select(
         for images, labels, ids in _batches(data, candidates):
             check_images(images, scorer.model, value_range)
             logits = scorer.logits(images)
-            if class_names and len(class_names) != logits.shape[1]:
+            if len(class_names) not in (0, logits.shape[1]):
                 raise InputError(
                     f"class_names has {len(class_names)} entries; the model has {logits.shape[1]} classes."
                 )
@@ -389,14 +389,14 @@ def check_images(images: np.ndarray, model: keras.Model, value_range: tuple[floa
             raise InputError(f"images lie in {low:g} to {high:g}; value_range={tuple(value_range)} was trained on.")
     elif looks_unscaled(images) and not any(isinstance(layer, _RESCALING) for layer in model._flatten_layers()):
         raise InputError(
-            f"images go from {low:g} to {high:g}, as pixels of 8 bits do, and '{model.name}' has no Rescaling or "
+            f"images go from {low:g} to {high:g}, as raw pixels do, and '{model.name}' has no Rescaling or "
             "Normalization layer. Scale them as in training, or pass value_range=(0, 255) if it was trained on these."
         )
 
 
 def looks_unscaled(images: np.ndarray) -> bool:
-    """Whether images look like 8-bit pixels, resized or not: none below 0, and some beyond what scaled images reach."""
-    return bool(31 < images.max() <= 255 and images.min() >= 0)
+    """Whether images look like raw pixels, resized or not: beyond what scaled images reach, and hardly below 0."""
+    return bool(images.max() > 31 and images.min() >= -0.1 * images.max())
 
 
 def _batches(data: Any, candidates: int | None) -> Iterator[tuple[np.ndarray, np.ndarray, Sequence[Any] | None]]:

@@ -277,6 +277,9 @@ def test_a_finding_without_a_mask_says_which(tmp_path):
         ({"WindowCenter": 2500.5, "WindowWidth": 3001}, [0, 0, 65535, 65535]),
         ({"WindowCenter": [2000.5, 9], "WindowWidth": [4001, 9]}, [0, 16384, 65535, 65535]),
         ({"WindowCenter": None, "WindowWidth": None}, [0, 1000, 4000, 65535]),
+        ({"RescaleSlope": -1, "RescaleIntercept": 65535}, [65535, 64535, 61535, 0]),
+        ({"RescaleSlope": 2, "RescaleIntercept": -9}, [0, 1000, 4000, 65535]),
+        ({"WindowCenter": 2000, "WindowWidth": 1, "VOILUTFunction": "SIGMOID"}, [0, 0, 65535, 65535]),
         ({"WindowCenter": 2000}, [0, 1000, 4000, 65535]),
         ({"WindowCenter": 2000, "WindowWidth": 4000, "VOILUTFunction": "LINEAR_EXACT"}, [0, 16384, 65535, 65535]),
         (

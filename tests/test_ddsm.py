@@ -267,8 +267,13 @@ def test_pictures_of_8_16_and_32_bits_and_of_fractions(tmp_path):
     Image.fromarray((sixteen / 65535).astype("float32")).save(tmp_path / "c.tif")
     Image.fromarray(sixteen.astype("int32") * 7).save(tmp_path / "d.tif")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), sixteen)
+    assert read_image(tmp_path / "a.png").dtype == "uint16"
+    Image.fromarray(sixteen.astype("int32")).save(tmp_path / "b.pgm")
+    assert read_image(tmp_path / "b.pgm").dtype == "uint16"
+    np.testing.assert_array_equal(read_image(tmp_path / "b.pgm"), sixteen)
     np.testing.assert_array_equal(read_image(tmp_path / "b.tif"), sixteen)
-    assert read_image(tmp_path / "b.tif").dtype == "uint16"
+    with pytest.raises(kx.InputError, match="int32 in 0 to 65535 does not tell what is black and white"):
+        Preprocessing((2, 2))(read_image(tmp_path / "b.tif"))  # whatever this one's own range is
     np.testing.assert_allclose(read_image(tmp_path / "c.tif"), sixteen / 65535, rtol=1e-6)
     with pytest.raises(kx.InputError, match="float32 in 0 to 1 does not tell what is black and white"):
         Preprocessing((2, 2))(read_image(tmp_path / "c.tif"))
@@ -318,11 +323,13 @@ def test_no_patient_is_on_both_sides_and_unknown_ones_are_told():
     unknown = [Case(f"c{i}", i % 5, lambda: None) for i in range(50)]
     with pytest.warns(kx.ExplanationWarning, match="40 cases with a finding do not tell whose they are"):
         split(unknown)
-    for share in (0, 0.7):
-        with pytest.raises(kx.InputError, match=f"share must be above 0 and at most 0.5; got {share}"):
+    for share in (0.04, 0.7):
+        with pytest.raises(kx.InputError, match=f"share must be 0.1 to 0.5; got {share}"):
             split(cases, share)
     with pytest.raises(kx.InputError, match=r"share=0.2 needs 5 patients or lesions at least; got 2"):
         split(cases[:6])
+    with pytest.raises(kx.InputError, match=r"share=0.5 cannot be held out of these 2 cases"):
+        split([Case("a", 0, lambda: None, group="x"), Case("b", 1, lambda: None, group="y")], share=0.5)
 
 
 def test_folders_that_hold_nothing_known_are_named(tmp_path):

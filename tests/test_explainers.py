@@ -405,7 +405,7 @@ def test_a_chunk_that_does_not_fit_is_halved():
         (lambda m, x: kx.explain(m, x * np.nan, "vanilla"), "NaN"),
         (
             lambda m, x: kx.explain(m, np.rint(x * 255), "vanilla"),
-            "images go from . to 25., as pixels of 8 bits do, .*Rescaling",
+            "images go from . to 25., as raw pixels do, .*Rescaling",
         ),
         (lambda m, x: kx.explain(m, x * 255, "vanilla", value_range=(0, 1)), r"lie in .*value_range=\(0, 1\)"),
         (lambda m, x: kx.explain(m, x, "gradient_shap"), "needs a background"),

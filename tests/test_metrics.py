@@ -558,6 +558,19 @@ def test_the_first_stage_reaches_down_to_what_multiplies(random):
     np.testing.assert_allclose(measured["randomization_spearman_stages"][:, 0], 0, atol=1e-6)
 
 
+def test_what_does_not_learn_and_slopes_are_no_multipliers():
+    image = (8, 8, 1)
+    steps = [keras.Input(image), layers.Flatten(), layers.SpectralNormalization(layers.Dense(2, name="d"), name="sn")]
+    assert names_of(keras.Sequential([*steps, layers.Softmax()]), 8, image) == [["sn", "d"]]
+    steps = [keras.Input(image), layers.Conv2D(2, 3, name="c"), layers.PReLU(shared_axes=[1, 2], name="p")]
+    assert names_of(keras.Sequential([*steps, layers.GlobalAveragePooling2D(), layers.Softmax()]), 8, image) == [
+        ["p", "c"]
+    ]
+    frozen = keras.Sequential([keras.Input((3,)), layers.Dense(3, name="a"), layers.Dense(2, "softmax", name="b")])
+    frozen.trainable = False
+    assert names_of(frozen, 8, (3,)) == [["b"], ["a"]]
+
+
 def test_every_kind_of_weight_is_given_new_values():
     """By Keras' own initializers where there are some, else by noise of the trained spread."""
 

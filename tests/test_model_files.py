@@ -241,6 +241,60 @@ def test_names_decide_before_places_where_shapes_are_alike(tmp_path):
     np.testing.assert_allclose(kx.load_model(path)(x), x @ first @ second, rtol=1e-5)
 
 
+def test_layers_that_hold_weights_of_one_name_are_told_apart_by_their_own(tmp_path):
+    """Two branches with a layer "d" each, and a file that has the second branch first."""
+    image = keras.Input((3,))
+    branches = [keras.Sequential([keras.Input((3,)), layers.Dense(3, use_bias=False, name="d")], name=n) for n in "AB"]
+    model = keras.Model(image, layers.Concatenate()([branch(image) for branch in branches]))
+    weights = {"B": [("d/kernel:0", 2 * EYE)], "A": [("d/kernel:0", EYE)]}
+    loaded = kx.load_model(written(tmp_path / "w.h5", None, weights), architecture=model)
+    np.testing.assert_allclose(loaded(np.ones((1, 3))), [[1, 1, 1, 2, 2, 2]])
+
+
+def test_a_refused_file_leaves_the_architecture_as_it_was(tmp_path):
+    model, other = (
+        keras.Sequential([keras.Input((3,)), layers.Dense(4, name="a"), layers.Dense(units, name="b")])
+        for units in (2, 3)
+    )
+    model.save_weights(tmp_path / "w.weights.h5")
+    before = [np.array(v.numpy()) for v in other.weights]
+    with pytest.raises(kx.InputError, match="weights do not fit the model"):
+        kx.load_model(tmp_path / "w.weights.h5", architecture=other)
+    for variable, value in zip(other.weights, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    path = written(tmp_path / "w.h5", None, {"a": [("a/kernel:0", EYE)]})
+    with pytest.raises(kx.InputError, match=r"architecture must be a keras.Model or a name; got function"):
+        kx.load_model(path, architecture=lambda: 0)
+    with pytest.raises(kx.InputError, match="has no weights yet; build it first"):
+        kx.load_model(path, architecture=keras.Sequential([layers.Dense(3)]))
+
+
+def test_recurrent_cells_and_numbers_as_old_files_have_them(tmp_path):
+    """GRUs without reset_after had one bias; cells stand in a list, hard_sigmoid in each; a slope as an array."""
+    ones = [("g/kernel:0", np.ones((3, 6))), ("g/recurrent_kernel:0", np.zeros((2, 6))), ("g/bias:0", np.zeros(6))]
+    gru = {"name": "g", "units": 2, "activation": "linear", "recurrent_activation": "hard_sigmoid"}
+    path = written(tmp_path / "g.h5", stack(("GRU", gru), shape=(1, 3)), {"g": ones})
+    gate = 0.2 * 0.3 + 0.5
+    np.testing.assert_allclose(kx.load_model(path)(np.full((1, 1, 3), 0.1)), [[(1 - gate) * 0.3] * 2], rtol=1e-5)
+    cell = {"class_name": "GRUCell", "config": {**gru, "name": "c"}}
+    rnn = {"name": "r", "cell": {"class_name": "StackedRNNCells", "config": {"name": "s", "cells": [cell]}}}
+    path = written(
+        tmp_path / "r.h5", stack(("RNN", rnn), shape=(1, 3)), {"r": [(n.replace("g/", "r/"), v) for n, v in ones]}
+    )
+    np.testing.assert_allclose(kx.load_model(path)(np.full((1, 1, 3), 0.1)), [[(1 - gate) * 0.3] * 2], rtol=1e-5)
+    leaky = ("LeakyReLU", {"name": "l", "alpha": {"type": "ndarray", "value": 0.25}})
+    path = written(tmp_path / "l.h5", stack(leaky, dense("a")), {"a": [("a/kernel:0", EYE)]})
+    np.testing.assert_allclose(kx.load_model(path)(np.array([[-4.0, 0, 4]])), [[-1, 0, 4]])
+
+
+def test_a_loss_that_is_a_lambda_is_not_looked_at(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, activation="softmax")])
+    model.compile("adam", lambda truth, predicted: keras.ops.mean(truth - predicted))
+    with warnings.catch_warnings(action="ignore"):
+        model.save(tmp_path / "m.keras")
+    assert_predicts(kx.load_model(tmp_path / "m.keras"), np.ones((1, 3)), run(model, keras.ops.ones((1, 3))))
+
+
 def test_long_lists_of_names_stand_in_parts(tmp_path):
     config = stack(*(dense(f"d{i}") for i in range(5)))
     weights = {f"d{i}": [(f"d{i}/kernel:0", (i + 1) * EYE)] for i in range(5)}

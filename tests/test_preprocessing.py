@@ -169,7 +169,7 @@ def test_a_scale_beyond_one_is_known_from_the_stream():
     """A model trained on 0 to 255 gets its pictures so, and the guess that they were forgotten is not made."""
     data = Stream(cases(), Preprocessing((SIDE, SIDE), scale=(0, 255)), class_map={1: 0, 3: 1})
     assert len(kx.select(build(), data)) + len(kx.select(build(), data).missing) == 2
-    with pytest.raises(kx.InputError, match="as pixels of 8 bits do"):
+    with pytest.raises(kx.InputError, match="as raw pixels do"):
         kx.select(build(), (np.concatenate([data[0][0]]), data[0][1]))
 
 

@@ -158,6 +158,15 @@ def test_a_round_without_pictures_is_drawn(tmp_path):
     ).read_text("utf-8")
 
 
+def test_images_of_one_name_and_of_odd_names_are_all_drawn(tmp_path):
+    samples = kx.Samples(np.zeros((3, 8, 8, 1)), [0, 0, 0], ids=["3", "3", "over_training"])
+    found = kx.Attribution("mine", np.ones((3, 8, 8, 1)), [0, 0, 0], [0, 1, 2], score=[64.0] * 3)
+    kx.save_round(tmp_path / "round", samples, [found])
+    text = write_report(tmp_path / "round", tmp_path / "report.html").read_text("utf-8")
+    assert text.count("data:image/png") == 3
+    assert "Over training" not in text
+
+
 def test_rounds_are_in_the_order_of_their_epochs(tmp_path):
     samples = kx.Samples(np.zeros((1, 8, 8, 1)), [0])
     for epoch in (9999, 10000):

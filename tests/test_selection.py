@@ -244,7 +244,7 @@ IMAGES = np.random.default_rng(0).random((4, 8, 8, 1), "float32")
         ((X[:, :2], Y), {}, r"shape \(2,\); .* takes \(3,\)"),
         ((X * np.nan, Y), {}, "NaN"),
         ((X, Y), {"value_range": (0, 1)}, r"0 to 9; value_range=\(0, 1\)"),
-        ((np.rint(X * 25), Y), {}, "images go from 0 to 225, as pixels of 8 bits do"),
+        ((np.rint(X * 25), Y), {}, "images go from 0 to 225, as raw pixels do"),
         (iter([(X, Y)]), {}, "generator, which can be read only once"),
         (5, {}, "got int"),
         ([X], {}, "must be \\(x, y\\)"),
@@ -260,3 +260,26 @@ def test_unusable_data_are_named(data, options, message):
 def test_diverged_models_are_named():
     with pytest.raises(kx.InputError, match="NaN or infinite"):
         kx.select(linear_model(np.full((3, 3), np.nan)), (X, Y))
+
+
+@pytest.mark.parametrize("names", [np.array(["down", "up"]), ["down", "up"], ("down", "up")])
+def test_class_names_may_be_an_array_and_must_be_as_many_as_the_classes(names):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
+    model.layers[0].kernel.assign(np.eye(2))
+    data = (np.array([[3.0, 0.5], [0.5, 0.75]]), np.array([0, 1]))
+    assert kx.select(model, data, class_names=names).class_name(1) == "up"
+    with pytest.raises(kx.InputError, match="class_names has 3 entries; the model has 2 classes"):
+        kx.select(model, data, class_names=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("overshoot", [0, -3])
+def test_resized_raw_pixels_are_refused(overshoot, random):
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
+    )
+    for high in (200, 259, 4095):
+        images = random.uniform(overshoot, high, (4, 8, 8, 1))
+        with pytest.raises(kx.InputError, match="as raw pixels do"):
+            kx.select(model, (images, np.zeros(4, int)))
+        kx.select(model, (images, np.zeros(4, int)), value_range=(-10, 5000))
+    kx.select(model, (random.uniform(-123, 151, (4, 8, 8, 1)), np.zeros(4, int)))  # the mean of ImageNet taken away

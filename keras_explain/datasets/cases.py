@@ -82,6 +82,7 @@ class Stream(keras.utils.PyDataset):
             raise InputError(f"class_map must be a dict; got {type(class_map).__name__}.")
         if class_map is not None:
             class_map = {label: output for label, output in class_map.items() if output is not None}
+        cases = list(cases)
         repeated = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
         if repeated:
             raise InputError(f"Every case needs a name of its own; {repeated[0]!r} stands for several.")
@@ -155,7 +156,7 @@ def split(cases: Sequence[Case], share: float = 0.2, seed: int = 0) -> tuple[lis
             lesion, and the held-out accuracy is too good where they fall on both sides.
 
     Raises:
-        InputError: a share outside (0, 0.5], or fewer groups than parts.
+        InputError: a share outside 0.1 to 0.5, or fewer groups than parts.
 
     Example:
         >>> from keras_explain.datasets.cases import Case, split
@@ -168,8 +169,8 @@ def split(cases: Sequence[Case], share: float = 0.2, seed: int = 0) -> tuple[lis
         from sklearn.model_selection import StratifiedGroupKFold
     except ImportError as error:
         raise MissingExtra("split needs scikit-learn: pip install scikit-learn") from error
-    if not 0 < share <= 0.5:
-        raise InputError(f"share must be above 0 and at most 0.5; got {share}.")
+    if not 0.1 <= share <= 0.5:
+        raise InputError(f"share must be 0.1 to 0.5; got {share}.")
     unknown = sum(not case.group and case.label > 0 for case in cases)
     if unknown:
         warnings.warn(
@@ -186,7 +187,10 @@ def split(cases: Sequence[Case], share: float = 0.2, seed: int = 0) -> tuple[lis
     labels = [case.label for case in cases]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class")
-        folded = [part for _, part in folds.split(np.zeros(len(cases)), labels, groups)]
+        try:
+            folded = [part for _, part in folds.split(np.zeros(len(cases)), labels, groups)]
+        except ValueError as error:
+            raise InputError(f"share={share} cannot be held out of these {len(cases)} cases: {error}") from error
     held_out = set(np.concatenate(folded[: max(1, taken)]).tolist())
     kept, apart = ([case for i, case in enumerate(cases) if (i in held_out) == out] for out in (False, True))
     return kept, apart

@@ -36,12 +36,12 @@ def read_image(file: str | Path) -> np.ndarray:
 
     try:
         with Image.open(file) as picture:
-            # Pillow would cut whole numbers of 32 bits and fractions to 0..255.
+            # Pillow would cut whole numbers of 32 bits and fractions to 0..255; it gives some files of 16 bits as 32.
             pixels = np.asarray(picture if picture.mode.startswith(("I", "F")) else picture.convert("L"))
+            sixteen = picture.mode == "I" and picture.format in ("PNG", "PPM")
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{file} is no picture that can be read: {error}") from error
-    fits = pixels.dtype.kind in "iu" and pixels.dtype != "uint8" and pixels.min() >= 0 and pixels.max() <= 65535
-    return pixels.astype("uint16") if fits else pixels
+    return pixels.astype("uint16") if sixteen else pixels
 
 
 def header(file: Path, name: str) -> str:
@@ -86,17 +86,26 @@ def _read_dicom(file: Path) -> np.ndarray:
         elif windowed:
             values, (low, high) = apply_modality_lut(pixels, dicom), _window(dicom, exact=function != "LINEAR")
             if function == "SIGMOID":
-                share = (values - low) / (high - low) - 0.5
+                share = np.clip((values - low) / (high - low) - 0.5, -9, 9)
                 values, low, high = 1 / (1 + np.exp(-4 * share)), 0.0, 1.0
         else:
-            low = -(2.0 ** (bits - 1)) if dicom.PixelRepresentation else 0.0
-            values, high = pixels, low + 2.0**bits - 1
+            values, (low, high) = apply_modality_lut(pixels, dicom), _range(dicom, bits)
     except Exception as error:  # pydicom and its decoders raise many kinds
         raise InputError(f"{file} is no DICOM picture that can be read: {type(error).__name__}: {error}") from error
     if not kind.startswith("MONOCHROME") or values.ndim != 2:
         raise InputError(f"{file} is {kind} of shape {values.shape}; one grey picture is expected.")
     share = np.clip((values.astype("float64") - low) / max(high - low, 1e-12), 0, 1)
     return np.rint(65535 * (1 - share if kind == "MONOCHROME1" else share)).astype("uint16")
+
+
+def _range(dicom: Any, bits: int) -> tuple[float, float]:
+    """The lowest and highest value that a pixel of so many bits can have after the modality's transform."""
+    if dicom.get("ModalityLUTSequence"):
+        return 0.0, 2.0 ** dicom.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+    lowest = -(2.0 ** (bits - 1)) if dicom.PixelRepresentation else 0.0
+    slope, intercept = float(dicom.get("RescaleSlope", 1)), float(dicom.get("RescaleIntercept", 0))
+    low, high = sorted(slope * end + intercept for end in (lowest, lowest + 2.0**bits - 1))
+    return low, high
 
 
 def _window(dicom: Any, exact: bool) -> tuple[float, float]:

@@ -53,12 +53,13 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("size", "scale", "window"):
             value = getattr(self, name)
-            if isinstance(value, (list, np.ndarray)):
+            if isinstance(value, (list, tuple, np.ndarray)):
                 object.__setattr__(self, name, tuple(np.asarray(value).tolist()))
         if not (isinstance(self.size, tuple) and len(self.size) == 2):
             raise InputError(f"size must be a height and a width; got {self.size!r}.")
         check_counts(1, size=self.size[0])
         check_counts(1, size=self.size[1])
+        object.__setattr__(self, "channels", int(self.channels) if self.channels in (1, 3) else self.channels)
         if self.channels not in (1, 3):
             raise InputError(f"channels must be 1 or 3; got {self.channels!r}.")
         for name in ("scale", "window"):

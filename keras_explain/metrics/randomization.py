@@ -262,8 +262,15 @@ def negate(layer: keras.layers.Layer) -> None:
 
 
 def _multipliers(layer: keras.layers.Layer) -> list[Any]:
-    """The weights of two and more axes, and the gamma of a normalisation."""
-    return [variable for variable in own_weights(layer) if len(variable.shape) > 1 or variable.name == "gamma"]
+    """The weights of two and more axes that learn, and the gamma of a normalisation; slopes of a PReLU turn nothing."""
+    if isinstance(layer, keras.layers.PReLU):
+        return []
+    learned = {id(variable) for variable in layer.trainable_variables} if layer.trainable else None
+    return [
+        variable
+        for variable in own_weights(layer)
+        if (len(variable.shape) > 1 or variable.name == "gamma") and (learned is None or id(variable) in learned)
+    ]
 
 
 def _less(number: Any, limit: float) -> np.ndarray:

@@ -63,17 +63,18 @@ def write_report(folder: str | Path, file: str | Path, title: str = "Explanation
 def _round(place: Path) -> dict[str, Any]:
     samples, attributions, settings = load_round(place)
     title = settings.get("title", place.name)
-    pictures = {path.stem: path.read_bytes() for path in sorted(place.glob("*.png"))} or {
-        samples.ids[i]: _drawn(panel(samples[[i]], [a.of(i) for a in attributions], title=title))
+    pictures = [(path.stem, path.read_bytes()) for path in sorted(place.glob("*.png"))]
+    curves = [_inline(picture) for name, picture in pictures if name == "over_training"]
+    panels = [(name, picture) for name, picture in pictures if name != "over_training"] or [
+        (samples.ids[i], _drawn(panel(samples[[i]], [a.of(i) for a in attributions], title=title)))
         for i in range(len(samples))
-    }
-    panels = {name: _inline(picture) for name, picture in pictures.items()}
+    ]
     known = ("title", "numbers", "failures", "versions")
     return {
         "title": title,
         "accuracy": samples.accuracy,
-        "curves": panels.pop("over_training", None),
-        "panels": panels,
+        "curves": curves[0] if curves else None,
+        "panels": [(name, _inline(picture)) for name, picture in panels],
         "volumes": _volumes(samples, attributions) if samples.images.ndim == 5 else [],
         "numbers": sorted(settings.get("numbers", {}).items()),
         "failures": sorted(settings.get("failures", {}).items()),
