@@ -1,8 +1,8 @@
 """Model files of any age: what Keras 2 has written is told anew in the words of Keras 3, and every weight is counted.
 
 Nothing in a file is executed. A whole model of Keras 2 holds its architecture as JSON; that is rewritten, Keras makes
-the model of it, and each tensor of the file is given to the weight of the same kind and shape at the same place. A
-loader that goes by names can succeed and leave the weights at random; here none may be left over on either side.
+the model of it, and each tensor of the file is given to the weight of the same name, or place, and of the same kind and
+shape. A loader that skips what it does not find leaves weights at random; here none may be left over on either side.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _from_h5(path: Path, architecture: Any, custom_objects: dict[str, Any], safe
         if _text(file.attrs.get("backend", "tensorflow")) != "tensorflow":
             raise InputError("it was written on another backend than TensorFlow, where kernels are turned round.")
         model = _made(config, custom_objects, safe_mode)
-        _fill_in_order(model, file["model_weights"])
+        _fill_by_layers(model, file["model_weights"])
     return model
 
 
@@ -256,23 +256,30 @@ def _layer(cls: Any, inner: dict[str, Any]) -> dict[str, Any]:
         told["negative_slope"] = told.pop("alpha")
     if cls in (layers.GRU, layers.GRUCell):
         told.setdefault("reset_after", False)
-    for key, value in told.items():
-        if key == "axis" and isinstance(value, list) and len(value) == 1:
-            told[key] = value[0]
-        if isinstance(value, str) and value == "hard_sigmoid":
-            told[key] = hard_sigmoid
-        if key == "cells":
-            told[key] = [modern(cell) for cell in value]
-        if isinstance(value, dict) and value.get("type") == "ndarray":
-            told[key] = value["value"]
-        kind = value.get("class_name", "") if isinstance(value, dict) else ""
-        if kind in _MODELS or (kind and hasattr(layers, kind)):  # of a wrapper such as TimeDistributed
-            told[key] = modern(value)
-        elif kind and key == "dtype":
-            told[key] = value["config"]["name"]
-        elif kind and isinstance(value["config"], dict):  # TensorFlow's initializers took a dtype
-            told[key] = {**value, "config": {k: v for k, v in value["config"].items() if k != "dtype"}}
-    return told
+    return {key: _argument(key, value) for key, value in told.items()}
+
+
+def _argument(key: str, value: Any) -> Any:
+    """One argument of a layer."""
+    if key == "axis" and isinstance(value, list) and len(value) == 1:
+        return value[0]
+    if key == "cells":
+        return [modern(cell) for cell in value]
+    if isinstance(value, str):
+        return hard_sigmoid if value == "hard_sigmoid" else value
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") == "ndarray":
+        return value["value"]
+    kind, inner = value.get("class_name", ""), value.get("config")
+    if kind in _MODELS or (kind and hasattr(layers, kind)):  # of a wrapper such as TimeDistributed
+        return modern(value)
+    if not isinstance(inner, dict):
+        return value
+    if key == "dtype":
+        return inner["name"]
+    # TensorFlow's initializers took a dtype
+    return {**value, "config": {name: part for name, part in inner.items() if name != "dtype"}}
 
 
 @keras.saving.register_keras_serializable("keras_explain")
@@ -298,7 +305,7 @@ def _harmless(key: str, value: Any) -> bool:
 # Weights
 
 
-def _fill_in_order(model: keras.Model, group: h5py.Group) -> bool:
+def _fill_by_layers(model: keras.Model, group: h5py.Group) -> bool:
     """Give each tensor of an .h5 file of Keras 2 to the weight of its layer and kind, or of its place and kind.
 
     Names decide where both sides have the same: a file that was written with other layers frozen has another order.
@@ -440,7 +447,7 @@ def _filled(path: Path, file: h5py.File, architecture: Any) -> keras.Model:
     if not architecture.weights:
         raise InputError("the architecture has no weights yet; build it first, by a call or an Input layer.")
     if old:
-        if not _fill_in_order(architecture, group):
+        if not _fill_by_layers(architecture, group):
             _warn_of_other_names(group, architecture)
     else:
         _fill_by_paths(architecture, path)

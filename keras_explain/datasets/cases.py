@@ -49,7 +49,7 @@ class Stream(keras.utils.PyDataset):
         batch_size: images in a batch.
         class_map: dict from data-set class to model output, `labels` are model outputs; classes that are absent or map
             to None are left out. None is every class as it is numbered.
-        shuffle: in another order in every epoch. Not for validation data: names and regions go by the order.
+        shuffle: in another order in every epoch; names follow it.
         seed: of the order.
         options: of `keras.utils.PyDataset`, such as workers.
 
@@ -78,9 +78,9 @@ class Stream(keras.utils.PyDataset):
     ):
         super().__init__(**options)
         check_counts(1, batch_size=batch_size)
-        if class_map is not None and not isinstance(class_map, Mapping):
-            raise InputError(f"class_map must be a dict; got {type(class_map).__name__}.")
         if class_map is not None:
+            if not isinstance(class_map, Mapping):
+                raise InputError(f"class_map must be a dict; got {type(class_map).__name__}.")
             class_map = {label: output for label, output in class_map.items() if output is not None}
         cases = list(cases)
         repeated = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
@@ -90,12 +90,8 @@ class Stream(keras.utils.PyDataset):
         if not self.cases:
             classes = sorted({case.label for case in cases})
             raise InputError(f"There are no cases to read: of the classes {classes}, class_map keeps none.")
-        self.preprocessing, self.batch_size, self.class_map, self.shuffled = (
-            preprocessing,
-            batch_size,
-            class_map,
-            shuffle,
-        )
+        self.preprocessing, self.batch_size = preprocessing, batch_size
+        self.class_map, self.shuffled = class_map, shuffle
         self._random = np.random.default_rng(seed)
         self._order = np.arange(len(self.cases))
         self.on_epoch_end()
@@ -111,7 +107,7 @@ class Stream(keras.utils.PyDataset):
         return tuple(self.cases[i].id for i in self._order)
 
     def roi(self, name: str) -> np.ndarray | None:
-        """(height, width) bool of an image by its name; None where nothing is known."""
+        """(height, width) bool of an image by its name; None where nothing is known, `InputError` for another name."""
         case = next((case for case in self.cases if case.id == name), None)
         if case is None:
             raise InputError(f"There is no case {name!r}.")
