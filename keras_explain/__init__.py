@@ -10,10 +10,13 @@ from keras_explain.errors import (
     RuleError,
 )
 from keras_explain.explainers import Explainer, explain
+from keras_explain.explainers.cam import GradCam, GradCamPlusPlus
 from keras_explain.explainers.gradient_shap import GradientShap
 from keras_explain.explainers.integrated_gradients import IntegratedGradients
 from keras_explain.explainers.lime import Lime
+from keras_explain.explainers.masking import Occlusion, Rise
 from keras_explain.explainers.saliency import Saliency
+from keras_explain.explainers.score_cam import ScoreCam
 from keras_explain.gradients import Scorer
 from keras_explain.model_files import load_model
 from keras_explain.records import Attribution, Samples, load_round, save_round
@@ -29,6 +32,8 @@ __all__ = [
     "ExplainError",
     "Explainer",
     "ExplanationWarning",
+    "GradCam",
+    "GradCamPlusPlus",
     "GradientShap",
     "HeadError",
     "InputError",
@@ -36,9 +41,12 @@ __all__ = [
     "Lime",
     "MissingExtra",
     "MlflowTracker",
+    "Occlusion",
+    "Rise",
     "RuleError",
     "Saliency",
     "Samples",
+    "ScoreCam",
     "Scorer",
     "Tracker",
     "explain",

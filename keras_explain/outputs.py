@@ -92,6 +92,32 @@ def run(model: keras.Model, images: Any) -> Any:
     return model(dict.fromkeys(structure, images) if isinstance(structure, dict) else images, training=False)
 
 
+def called(model: keras.Model, images: Any) -> list[tuple[keras.layers.Layer, Any]]:
+    """The layers, nested ones too, with their outputs, in the order in which their last calls end.
+
+    Args:
+        model: of one image input.
+        images: (n, *image shape).
+    """
+    call = keras.layers.Layer.__call__
+    own = {id(layer) for layer in model._flatten_layers()}  # a data pipeline may call layers on another thread
+    ended: dict[int, tuple[keras.layers.Layer, Any]] = {}
+
+    def watched(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+        result = call(layer, *args, **kwargs)
+        if id(layer) in own:
+            ended.pop(id(layer), None)
+            ended[id(layer)] = layer, result
+        return result
+
+    try:
+        keras.layers.Layer.__call__ = watched
+        run(model, ops.convert_to_tensor(images))
+    finally:
+        keras.layers.Layer.__call__ = call
+    return list(ended.values())
+
+
 def find_head(model: keras.Model, images: Any, output: str | None = None) -> Head:
     """Find the head of a model and verify numerically that switching it to linear gives its logits.
 

@@ -17,6 +17,11 @@ from keras import layers
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+BACKEND = keras.backend.backend()
+tensorflow_only = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow alone")
+traced_only = pytest.mark.skipif(BACKEND == "torch", reason="PyTorch runs eagerly, nothing is traced")
+
+
 @pytest.fixture
 def test_data():
     """The folder of real mammograms and old model files, or a skip."""
@@ -32,18 +37,21 @@ def random():
 
 
 def small_cnn(head="softmax", classes=3, size=8, channels=1, seed=0, normalise=False):
-    """A small convolutional classifier with random weights and biases."""
+    """A small convolutional classifier with random weights and biases, the same on every backend."""
     keras.utils.set_random_seed(seed)
-    steps = [
-        keras.Input((size, size, channels)),
-        layers.Conv2D(6, 3, activation="relu", bias_initializer=keras.initializers.RandomNormal(0, 0.3)),
-        *([layers.BatchNormalization()] if normalise else []),
-        layers.Conv2D(6, 3, bias_initializer=keras.initializers.RandomNormal(0, 0.3)),
-        layers.ReLU(),
-        layers.Flatten(),
-        layers.Dense(classes, activation=head, kernel_initializer=keras.initializers.RandomNormal(0, 0.5)),
-    ]
-    return keras.Sequential(steps)
+    random = np.random.default_rng(seed)
+    first, second, dense = layers.Conv2D(6, 3, activation="relu"), layers.Conv2D(6, 3), layers.Dense(classes, head)
+    body = [first, *([layers.BatchNormalization()] if normalise else []), second, layers.ReLU(), layers.Flatten()]
+    model = keras.Sequential([keras.Input((size, size, channels)), *body, dense])
+    for layer, spread in ((first, 0.3), (second, 0.2), (dense, 0.5)):
+        kernel, bias = layer.get_weights()
+        layer.set_weights([random.normal(0, spread, kernel.shape), random.normal(0, 0.3, bias.shape)])
+    return model
+
+
+def outputs(model, images):
+    """What a model gives, as NumPy has it."""
+    return keras.ops.convert_to_numpy(model(images, training=False))
 
 
 def linear_model(weights, bias=None):

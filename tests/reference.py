@@ -109,6 +109,122 @@ def area_under_exchange(score, image, other, values, counts):
     return sum(w * (a + b) / 2 for w, a, b in zip(widths, scores, scores[1:], strict=False))
 
 
+class Cnn:
+    """One valid convolution with ReLU, flattened into a dense head: once written out, once as a Keras model."""
+
+    def __init__(self, shape=(7, 6, 2), kernel=2, channels=4, classes=3, seed=0):
+        random = np.random.default_rng(seed)
+        self.shape, self.kernel = shape, random.normal(0, 0.7, (kernel, kernel, shape[-1], channels))
+        self.bias = random.normal(0.3, 0.3, channels)
+        self.map_shape = (shape[0] - kernel + 1, shape[1] - kernel + 1, channels)
+        self.head = random.normal(0, 0.5, (*self.map_shape, classes))
+
+    def layers(self):
+        convolution = layers.Conv2D(len(self.bias), len(self.kernel), activation="relu", name="convolution")
+        return [convolution, layers.Flatten(), layers.Dense(self.head.shape[-1], activation="softmax")]
+
+    def set_weights(self, model):
+        dense = self.head.reshape(-1, self.head.shape[-1])
+        model.set_weights([self.kernel, self.bias, dense, np.zeros(dense.shape[1])])
+        return model
+
+    def maps(self, image):
+        found = np.zeros(self.map_shape)
+        size = len(self.kernel)
+        for i, j, k in np.ndindex(self.map_shape):
+            found[i, j, k] = max((image[i : i + size, j : j + size] * self.kernel[..., k]).sum() + self.bias[k], 0)
+        return found
+
+    def score(self, image, target):
+        return (self.maps(image) * self.head[..., target]).sum()
+
+
+def grad_cam(maps, gradients):
+    """Each channel of (height, width, channels) times its mean gradient."""
+    total = np.zeros(maps.shape[:2])
+    for k in range(maps.shape[2]):
+        total += gradients[..., k].mean() * maps[..., k]
+    return np.maximum(total, 0)
+
+
+def grad_cam_plus_plus(maps, gradients, normalised=False):
+    """The paper's alphas, each written out; its authors' own code divides them by their sum."""
+    total = np.zeros(maps.shape[:2])
+    for k in range(maps.shape[2]):
+        weight, alphas = 0.0, 0.0
+        for i, j in np.ndindex(maps.shape[:2]):
+            g = gradients[i, j, k]
+            if g != 0:
+                alpha = g**2 / (2 * g**2 + maps[..., k].sum() * g**3)
+                weight += alpha * max(g, 0)
+                alphas += alpha
+        total += weight / (alphas if normalised else 1) * maps[..., k]
+    return np.maximum(total, 0)
+
+
+def enlarged(cells, shape):
+    """Bilinear interpolation between the centres of the cells; beyond the outer centres their own values."""
+    found = np.zeros(shape)
+    for place in np.ndindex(shape):
+        for cell in np.ndindex(cells.shape):
+            weight = 1.0
+            for p, c, side, count in zip(place, cell, shape, cells.shape, strict=True):
+                centre = min(max((p + 0.5) * count / side - 0.5, 0), count - 1)
+                weight *= max(1 - abs(centre - c), 0)
+            found[place] += weight * cells[cell]
+    return found
+
+
+def occlusion(score, image, hidden, window, stride):
+    """The mean fall of the score over the windows that cover a pixel of (height, width)."""
+    starts = [
+        sorted({*range(0, side - w, s), side - w}) for side, w, s in zip(image.shape, window, stride, strict=False)
+    ]
+    falls = [[[] for _ in range(image.shape[1])] for _ in range(image.shape[0])]
+    for top in starts[0]:
+        for left in starts[1]:
+            occluded = np.array(image, "float64")
+            occluded[top : top + window[0], left : left + window[1]] = hidden[
+                top : top + window[0], left : left + window[1]
+            ]
+            fall = score(image) - score(occluded)
+            for i in range(top, top + window[0]):
+                for j in range(left, left + window[1]):
+                    falls[i][j].append(fall)
+    return np.array([[np.mean(pixel) for pixel in row] for row in falls])
+
+
+def rise(score, image, hidden, grids, shifts):
+    """Weighted means of the score under soft masks less its mean, and their standard errors, for every pixel.
+
+    The error is that of the ratio of means, by the delta method.
+    """
+    height, width = image.shape[:2]
+    masks, scores = [], []
+    for grid, shift in zip(grids, shifts, strict=True):
+        mask = np.zeros((height, width))
+        for i, j in np.ndindex(height, width):
+            y, x = i * (grid.shape[0] - 2) / height + shift[0], j * (grid.shape[1] - 2) / width + shift[1]
+            a, b = int(y), int(x)
+            for node, share in (
+                ((a, b), (1 - y + a) * (1 - x + b)),
+                ((a + 1, b), (y - a) * (1 - x + b)),
+                ((a, b + 1), (1 - y + a) * (x - b)),
+                ((a + 1, b + 1), (y - a) * (x - b)),
+            ):
+                mask[i, j] += share * grid[node]
+        masks.append(mask)
+        scores.append(score(mask[..., None] * image + (1 - mask[..., None]) * hidden))
+    masks, scores = np.array(masks), np.array(scores) - np.mean(scores)
+    values, errors = np.zeros((height, width)), np.zeros((height, width))
+    for i, j in np.ndindex(height, width):
+        m = masks[:, i, j]
+        values[i, j] = (m * scores).sum() / m.sum()
+        terms = [m[n] * (scores[n] - values[i, j]) / m.mean() - scores[n] for n in range(len(m))]
+        errors[i, j] = np.sqrt(sum(term**2 for term in terms)) / len(m)
+    return values, errors
+
+
 def ridge_errors(present, weight, residual):
     """Standard errors of the ridge surrogate, each sum written out."""
     n, p = present.shape

@@ -1,4 +1,4 @@
-"""The same question asked of independent libraries: tf-keras-vis, shap and lime."""
+"""The same question asked of independent libraries: tf-keras-vis, shap, lime and captum."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_explain as kx
-from tests.conftest import small_cnn
+from tests.conftest import BACKEND, small_cnn, tensorflow_only
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,7 @@ def pixels():
     return np.random.default_rng(0).random((2, 32, 32, 3), "float32")
 
 
+@tensorflow_only
 @pytest.mark.filterwarnings("ignore:(.|\n)*The structure of `inputs` doesn't match")  # it wraps the input into a list
 @pytest.mark.parametrize("rule", ["vanilla", "guided"])
 def test_saliency_agrees_with_tf_keras_vis_on_resnet50(flat_resnet50, pixels, rule):
@@ -40,6 +41,9 @@ def test_saliency_agrees_with_tf_keras_vis_on_resnet50(flat_resnet50, pixels, ru
 def test_completeness_of_integrated_gradients_on_resnet50(pixels):
     keras.utils.set_random_seed(0)
     model = keras.applications.ResNet50(weights=None, classes=5, input_shape=(32, 32, 3))
+    random = np.random.default_rng(2)
+    for kernel in (variable for variable in model.trainable_variables if len(variable.shape) > 1):
+        kernel.assign(random.normal(0, 1.4 / np.sqrt(np.prod(kernel.shape[:-1])), kernel.shape))
     normalisations = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     for layer in normalisations:
         layer.momentum = 0.5
@@ -62,6 +66,7 @@ def logits_twin(model):
     return twin
 
 
+@tensorflow_only
 @pytest.mark.filterwarnings("ignore:(.|\n)*The structure of `inputs` doesn't match")  # it wraps the input into a list
 def test_gradient_shap_agrees_with_shap_within_the_standard_errors(random):
     import shap
@@ -120,3 +125,83 @@ def test_lime_agrees_with_lime_on_the_same_perturbations(random, hide):
         assert ours.explanations[0].intercept[k] == pytest.approx(peer.intercept[k], rel=1e-3, abs=1e-5)
     mask = ours.explanations[0].get_image_and_mask(2, positive_only=False, num_features=3)[1]
     np.testing.assert_array_equal(mask, peer.get_image_and_mask(2, positive_only=False, num_features=3)[1])
+
+
+def torch_twin(model):
+    """`small_cnn` as PyTorch alone has it, channels first, without its softmax."""
+    import torch
+
+    class Twin(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+            self.first, self.second = (torch.nn.Conv2d(layer.input.shape[-1], 6, 3) for layer in convolutions)
+            self.relu1, self.relu2 = torch.nn.ReLU(), torch.nn.ReLU()
+            kernel, bias = (torch.tensor(w) for w in model.layers[-1].get_weights())
+            self.dense = torch.nn.Linear(*kernel.shape)
+            with torch.no_grad():
+                for own, layer in zip((self.first, self.second), convolutions, strict=True):
+                    own.weight.copy_(torch.tensor(layer.get_weights()[0]).permute(3, 2, 0, 1))
+                    own.bias.copy_(torch.tensor(layer.get_weights()[1]))
+                self.dense.weight.copy_(kernel.T)
+                self.dense.bias.copy_(bias)
+
+        def forward(self, x):
+            maps = self.relu2(self.second(self.relu1(self.first(x))))
+            return self.dense(maps.permute(0, 2, 3, 1).flatten(1))
+
+    return Twin().cpu().eval()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="captum explains modules of PyTorch")
+@pytest.mark.filterwarnings("ignore:Setting (backward|forward) hooks on ReLU:UserWarning")
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients:UserWarning")
+def test_methods_agree_with_captum(random):
+    import torch
+    from captum import attr
+
+    model = small_cnn(size=10, channels=2, seed=3)
+    twin = torch_twin(model)
+    images, targets = random.random((2, 10, 10, 2), "float32"), [1, 2]
+    x, target = torch.tensor(images).permute(0, 3, 1, 2), torch.tensor(targets)
+    hidden = torch.full_like(x, 0.25)
+    window = {"sliding_window_shapes": (2, 3, 3), "strides": (2, 1, 1)}
+    expected = {
+        "vanilla": attr.Saliency(twin).attribute(x, target=target, abs=False),
+        "guided": attr.GuidedBackprop(twin).attribute(x, target=target),
+        "rectified": attr.Deconvolution(twin).attribute(x, target=target),
+        kx.IntegratedGradients(32): attr.IntegratedGradients(twin).attribute(x, hidden * 0, target=target, n_steps=32),
+        kx.Occlusion(3, 1, hide=0.25): attr.Occlusion(twin).attribute(x, baselines=hidden, target=target, **window),
+    }
+    for method, theirs in expected.items():
+        found = kx.explain(model, images, method, targets=[[t] for t in targets]).values
+        theirs = theirs.detach().permute(0, 2, 3, 1).numpy()
+        if isinstance(method, kx.Occlusion):  # it gives the whole fall to each channel
+            found = np.repeat(found.sum(axis=-1, keepdims=True), 2, axis=-1)
+        np.testing.assert_allclose(found, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max(), err_msg=str(method))
+    maps = attr.LayerGradCam(twin, twin.relu2).attribute(x, target=target, relu_attributions=True)
+    found = kx.explain(model, images, "grad_cam", targets=[[t] for t in targets]).details["map"]
+    np.testing.assert_allclose(found, maps.detach().numpy()[:, 0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="captum explains modules of PyTorch")
+@pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients:UserWarning")
+def test_gradient_shap_agrees_with_captum_within_the_standard_errors(random):
+    import torch
+    from captum import attr
+
+    model = small_cnn(size=8, seed=5)
+    background, image = random.random((6, 8, 8, 1), "float32"), random.random((1, 8, 8, 1), "float32")
+    found = kx.explain(model, image, kx.GradientShap(background, samples=3000), targets=1)
+    first = torch.tensor(image).permute(0, 3, 1, 2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        np_state = np.random.get_state()
+        np.random.seed(0)  # captum draws its baselines and coefficients from here
+        theirs = attr.GradientShap(torch_twin(model)).attribute(
+            first, torch.tensor(background).permute(0, 3, 1, 2), n_samples=3000, stdevs=0.0, target=1
+        )
+        np.random.set_state(np_state)
+    z = (found.values[0, ..., 0] - theirs.detach().numpy()[0, 0]) / (found.standard_error[0, ..., 0] * np.sqrt(2))
+    assert np.sqrt(np.mean(z**2)) < 1.3
+    assert np.abs(found.values).max() > 20 * np.median(found.standard_error)

@@ -8,7 +8,7 @@ from keras import layers
 import keras_explain as kx
 from keras_explain.activations import exchanged, sites
 from keras_explain.rules import relu_replacements
-from tests.conftest import small_cnn
+from tests.conftest import small_cnn, tensorflow_only
 
 
 def one_relu(relu, weight):
@@ -63,6 +63,7 @@ def test_leaky_relus_are_refused_by_name(leaky):
         kx.explain(one_relu(leaky, 1.0), X, "guided", targets=0)
 
 
+@tensorflow_only
 def test_layers_that_compile_themselves_are_refused():
     """They would keep the first rule they were traced with, in training too."""
     import tensorflow as tf

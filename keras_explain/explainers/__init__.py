@@ -9,10 +9,13 @@ import keras
 import numpy as np
 
 from keras_explain.errors import InputError
+from keras_explain.explainers.cam import GradCam, GradCamPlusPlus
 from keras_explain.explainers.gradient_shap import GradientShap
 from keras_explain.explainers.integrated_gradients import IntegratedGradients
 from keras_explain.explainers.lime import Lime
+from keras_explain.explainers.masking import Occlusion, Rise
 from keras_explain.explainers.saliency import Saliency
+from keras_explain.explainers.score_cam import ScoreCam
 from keras_explain.gradients import Scorer
 from keras_explain.observer import untouched
 from keras_explain.records import Attribution, Samples
@@ -35,6 +38,11 @@ METHODS: dict[str, Callable[..., Explainer]] = {
     "integrated_gradients": IntegratedGradients,
     "gradient_shap": GradientShap,
     "lime": Lime,
+    "grad_cam": GradCam,
+    "grad_cam_plus_plus": GradCamPlusPlus,
+    "score_cam": ScoreCam,
+    "occlusion": Occlusion,
+    "rise": Rise,
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_explain.errors import ExplanationWarning, InputError, MissingExtra, check_counts
+from keras_explain.explainers.masking import blend, blurred, check_hide, hidden_image, shared
 from keras_explain.gradients import Scorer
 from keras_explain.records import Attribution, Samples
 from keras_explain.verdicts import LEAST_R2
@@ -25,7 +26,7 @@ _NO_EFFECT = 1e-4
 def partly_hidden(present: Any, segments: Any, image: Any, hidden: Any) -> Any:
     """x where the superpixel is present, the hidden image where it is not: one gather on the segment map."""
     shown = ops.expand_dims(ops.take(present, segments, axis=1), -1)
-    return shown * image[None] + (1.0 - shown) * hidden[None]
+    return blend(shown, image[None], hidden[None])
 
 
 def kernel(distance: np.ndarray) -> np.ndarray:
@@ -54,13 +55,6 @@ def ridge_error(present: np.ndarray, weight: np.ndarray, residual: np.ndarray) -
     inverse = np.linalg.inv(gram + np.eye(p))
     variance = (weight * residual**2).sum() / (n - p)
     return np.asarray(np.sqrt(variance * np.diag(inverse @ gram @ inverse).clip(0)))
-
-
-def blurred(image: np.ndarray, share: float = 0.1) -> np.ndarray:
-    """The image (*shape, channels) blurred along each axis with a standard deviation of a share of its length."""
-    from scipy.ndimage import gaussian_filter
-
-    return np.asarray(gaussian_filter(image, [*(share * side for side in image.shape[:-1]), 0]))
 
 
 @dataclass
@@ -121,8 +115,7 @@ class Lime:
             raise InputError(
                 f"segmentation must be 'watershed', 'quickshift', 'slic' or a function; got {self.segmentation!r}."
             )
-        if isinstance(self.hide, str) and self.hide not in ("mean", "blur"):
-            raise InputError(f"hide must be 'mean', 'blur' or a number; got {self.hide!r}.")
+        check_hide(self.hide)
 
     def explain(self, scorer: Scorer, samples: Samples) -> Attribution:
         """One map for each image and target."""
@@ -152,7 +145,7 @@ class Lime:
         image, targets = samples.images[i], samples.targets[i]
         segments = self._segments(image, samples.value_range)
         present = self._subsets(int(segments.max()) + 1)
-        hidden = self._hidden(image, segments)
+        hidden = hidden_image(image, self.hide, segments)
         logits = scorer.evaluate(partly_hidden, [present], [segments, image, hidden])
         explanation, fits = self._surrogate(image, segments, present, logits, targets)
         self.explanations.append(explanation)
@@ -161,7 +154,7 @@ class Lime:
             score, effect = float(logits[0, target]), float(logits[:, target].std())
             found.append(
                 {
-                    "values": np.repeat(weight[segments][..., None] / image.shape[-1], image.shape[-1], axis=-1),
+                    "values": shared(weight[segments], image.shape[-1]),
                     "score": score,
                     "segments": segments,
                     "weights": weight,
@@ -228,16 +221,6 @@ class Lime:
                 scaled.astype("float64"), kernel_size=kernel, max_dist=200, ratio=0.2, rng=self.seed
             )
         )
-
-    def _hidden(self, image: np.ndarray, segments: np.ndarray) -> np.ndarray:
-        """The image with every superpixel hidden."""
-        if self.hide == "blur":
-            return blurred(image)
-        if self.hide == "mean":
-            flat, pixels = segments.reshape(-1), image.reshape(-1, image.shape[-1])
-            sums = np.stack([np.bincount(flat, channel) for channel in pixels.T], axis=-1)
-            return (sums / np.bincount(flat)[:, None]).astype("float32")[segments]
-        return np.full_like(image, self.hide)
 
     def _subsets(self, count: int) -> np.ndarray:
         """(samples, superpixels) 0 or 1; the first row is the whole image."""

@@ -2,19 +2,29 @@
 
 An explainer says how its points are made from arrays and how the gradients at those points are combined, both written
 with `keras.ops`. The scorer streams the arrays through the device in chunks, compiles each such program once over the
-live variables, and brings only the sums back.
+live variables, and brings only the sums back. What differs between TensorFlow, JAX and PyTorch lies in one small
+module each, with the same five names:
+
+    compiled(function, arrays, variables)   the function, traced over the live variables where the backend traces
+    gradients(function, at, weight)         scores and their derivatives
+    padded(n, most)                         how many points, at most so many, a program is run on to serve n
+    is_out_of_memory(error)
+    preserved(model)                        a context that puts back what an evaluation moves in the backend
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_explain.activations import exchanged
+from keras_explain.activations import Site, exchanged
 from keras_explain.errors import ExplainError, InputError
 from keras_explain.outputs import Head, find_head
 from keras_explain.rules import relu_replacements
@@ -22,6 +32,8 @@ from keras_explain.rules import relu_replacements
 _CHUNK_VALUES = 4_500_000  # input values in one chunk: 16 images of 299 x 299 x 3
 _LARGEST_CHUNK = 128
 _TARGETS_AT_ONCE = 8
+# Float16 loses a gradient below 6e-8 and makes one above 65504 infinite: the score is scaled, its gradient unscaled.
+_SCALE, _LEAST_SCALE, _SCALE_STEP = 2.0**10, 2.0**-10, 2.0**5
 
 
 def identity(images: Any) -> Any:
@@ -53,7 +65,7 @@ class Scorer:
     `evaluations` counts the points at which the model was evaluated or differentiated so far.
 
     Raises:
-        InputError: the model has several inputs, or there is no such backend module.
+        InputError: the model has several inputs, or Keras runs on a backend without gradients.
         HeadError: at first use, when the output cannot be switched to logits (see `keras_explain.outputs`).
 
     Example:
@@ -72,10 +84,10 @@ class Scorer:
         self.model = model
         self.output = output
         self.batch_size = batch_size
-        self._backend = importlib.import_module(f"keras_explain.gradients._{_backend_name()}")
+        self._backend = backend()
         self._head: Head | None = None
         self._variables: list[Any] = []
-        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._compiled: dict[Any, _Program] = {}
         self.evaluations = 0
 
     @classmethod
@@ -85,8 +97,8 @@ class Scorer:
 
     @property
     def traces(self) -> int:
-        """How many programs were compiled so far; it must not grow with epochs, images or targets."""
-        return len(self._compiled)
+        """How often a program's Python ran: on TensorFlow and JAX once a trace, which must not grow with epochs."""
+        return sum(program.traces for program in self._compiled.values())
 
     def head(self, images: np.ndarray) -> Head:
         """The model's head, found and verified on the first images seen.
@@ -132,9 +144,8 @@ class Scorer:
         Returns:
             (n, classes) float32.
         """
-        program = self._program(points, None, "vanilla", 0, each, shared)
-        chunks = self._chunks(program, each, shared)
-        return np.concatenate([keras.ops.convert_to_numpy(logits) for logits in chunks])
+        chunks = self._chunks(_Recipe(points), [], each, shared)
+        return np.concatenate([keras.ops.convert_to_numpy(logits)[:n] for n, logits in chunks])
 
     def differentiate(
         self,
@@ -144,97 +155,108 @@ class Scorer:
         each: Sequence[np.ndarray],
         shared: Sequence[np.ndarray] = (),
         rule: str = "vanilla",
+        tap: keras.layers.Layer | None = None,
     ) -> tuple[np.ndarray, Any]:
         """Gradients of target logits at points made on the device, one forward pass for all targets of a point.
 
         Args:
             points: `points(*each, *shared) -> (n, *image shape)`, as in `evaluate`.
-            combine: `combine(gradients, *each, *shared)` with gradients (t, n, *image shape): the sum over points, as a
-                tuple of arrays with t first; or `as_they_are`, to keep the gradient of every point.
+            combine: `combine(gradients, *each, *shared)` with gradients (t, n, *image shape): sums over the points, a
+                tuple of arrays with t first; or one array (n, t, ...) with something of every point.
             targets: (n, t) int, the classes explained at each point.
             each, shared: as in `evaluate`.
             rule: backward rule of the ReLUs, see `keras_explain.rules`.
+            tap: a layer that is called once in a pass. The gradients are then those with respect to its output A
+                (n, *shape of A), and what is called is `combine(gradients, A, *each, *shared)`.
 
         Returns:
-            The scores (n, t) at the points, and what `combine` gives, summed over all chunks (or concatenated).
+            The scores (n, t) at the points, and what `combine` gives, summed over all chunks or concatenated.
+
+        Raises:
+            InputError: the model has no gradient, or the tapped layer is not called once.
         """
+        recipe = _Recipe(points, combine, rule, tap)
         parts = [
-            self._differentiate(points, combine, targets[:, part], each, shared, rule)
+            self._differentiate(recipe, targets[:, part].astype("int32"), each, shared)
             for part in _even_slices(targets.shape[1], _TARGETS_AT_ONCE)
         ]
         scores = np.concatenate([score for score, _ in parts], axis=1)
-        if combine is as_they_are:
-            return scores, np.concatenate([result for _, result in parts], axis=1)
-        return scores, tuple(np.concatenate(results) for results in zip(*(result for _, result in parts), strict=True))
+        if isinstance(parts[0][1], tuple):
+            results = zip(*(result for _, result in parts), strict=True)
+            return scores, tuple(np.concatenate(result) for result in results)
+        return scores, np.concatenate([result for _, result in parts], axis=1)
 
     def _differentiate(
-        self,
-        points: Callable[..., Any],
-        combine: Callable[..., Any],
-        targets: np.ndarray,
-        each: Sequence[np.ndarray],
-        shared: Sequence[np.ndarray],
-        rule: str,
+        self, recipe: _Recipe, targets: np.ndarray, each: Sequence[np.ndarray], shared: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, Any]:
-        program = self._program(points, combine, rule, targets.shape[1], each, shared)
-        chunks = self._chunks(program, [targets.astype("int32"), *each], shared)
-        scores, gathered, total = [], [], None
-        for score, result in chunks:
-            scores.append(keras.ops.convert_to_numpy(score))
-            if combine is as_they_are:
-                gathered.append(keras.ops.convert_to_numpy(result))
+        scores, gathered = [], []
+        total: tuple[Any, ...] = ()
+        for n, (score, result) in self._chunks(recipe, [targets], each, shared):
+            scores.append(keras.ops.convert_to_numpy(score)[:n])
+            if isinstance(result, tuple):
+                total = tuple(a + b for a, b in zip(total, result, strict=True)) if total else result
             else:
-                total = result if total is None else [a + b for a, b in zip(total, result, strict=True)]
-        if total is None:
+                gathered.append(keras.ops.convert_to_numpy(result)[:n])
+        if gathered:
             return np.concatenate(scores), np.concatenate(gathered)
         return np.concatenate(scores), tuple(keras.ops.convert_to_numpy(part) for part in total)
 
-    def _program(
+    def _chunks(
         self,
-        points: Callable[..., Any],
-        combine: Callable[..., Any] | None,
-        rule: str,
-        t: int,
+        recipe: _Recipe,
+        targets: Sequence[np.ndarray],
         each: Sequence[np.ndarray],
         shared: Sequence[np.ndarray],
-    ) -> Callable[..., Any]:
-        self._renew()
-        arrays = [*each, *shared]
-        key = (points, combine, rule, t, *((array.shape[1:], array.dtype.str) for array in arrays))
-        if key not in self._compiled:
-            few = [keras.ops.convert_to_tensor(array) for array in [*(array[:2] for array in each), *shared]]
-            head = self.head(points(*few))
-
-            def logits(images: Any) -> Any:
-                return head.logits(self.model, images)
-
-            with exchanged([*head.switched(), *relu_replacements(self.model, rule)]):
-                self._compiled[key] = (
-                    self._backend.compile_forward(logits, points, arrays)
-                    if combine is None
-                    else self._backend.compile_gradient(logits, points, combine, t, arrays)
-                )
-        return self._compiled[key]
-
-    def _chunks(
-        self, program: Callable[..., Any], each: Sequence[np.ndarray], shared: Sequence[np.ndarray]
-    ) -> Iterator[Any]:
-        """Run a program over even chunks of `each`, halving them when memory runs out."""
+    ) -> Iterator[tuple[int, Any]]:
+        """The length of every chunk and what a program makes of it; chunks are halved when memory runs out."""
+        program = self._program(recipe, targets, each, shared)
         on_device = [keras.ops.convert_to_tensor(array) for array in shared]
-        n, start = len(each[0]), 0
+        n, start, scale = len(each[0]), 0, _SCALE if program.half else 1.0
         while start < n:
-            count = -(-(n - start) // self._chunk_size(each, shared))
-            stop = start + -(-(n - start) // count)
+            most = self._chunk_size(each, shared)
+            stop = start + -(-(n - start) // -(-(n - start) // most))
+            length = self._backend.padded(stop - start, most)
+            weight = np.where(np.arange(length) < stop - start, scale, 0).astype("float32")
+            cut = [_lengthened(array[start:stop], length) for array in (*targets, *each)]
             try:
-                result = program(*(keras.ops.convert_to_tensor(array[start:stop]) for array in each), *on_device)
-            except self._backend.OutOfMemory as error:
-                if stop - start == 1:
+                with exchanged(program.replacements):
+                    result = program.run(*map(keras.ops.convert_to_tensor, [weight, *cut]), *on_device)
+            except Exception as error:
+                if not self._backend.is_out_of_memory(error):
+                    raise
+                if length == 1:
                     raise ExplainError("Memory runs out on a single image; explain smaller images.") from error
-                self.batch_size = (stop - start) // 2
+                self.batch_size = length // 2
                 continue
             self.evaluations += stop - start
-            yield result
+            if program.half and scale > _LEAST_SCALE and not _finite(result):
+                scale /= _SCALE_STEP
+                continue
+            yield stop - start, result
             start = stop
+
+    def _program(
+        self,
+        recipe: _Recipe,
+        targets: Sequence[np.ndarray],
+        each: Sequence[np.ndarray],
+        shared: Sequence[np.ndarray],
+    ) -> _Program:
+        self._renew()
+        arrays = [*targets, *each, *shared]
+        key = (recipe, *((array.shape[1:], array.dtype.str) for array in arrays))
+        if key not in self._compiled:
+            few = [keras.ops.convert_to_tensor(array) for array in [*(array[:2] for array in each), *shared]]
+            images = recipe.points(*few)
+            program = _Program(self.model, self.head(images), recipe, images)
+            with exchanged(program.replacements):
+                program.run = self._backend.compiled(
+                    program.forward if recipe.combine is None else program.gradient,
+                    [np.ones(1, "float32"), *arrays],
+                    self._variables,
+                )
+            self._compiled[key] = program
+        return self._compiled[key]
 
     def _chunk_size(self, each: Sequence[np.ndarray], shared: Sequence[np.ndarray]) -> int:
         if self.batch_size is not None:
@@ -249,8 +271,109 @@ def _even_slices(n: int, most: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def _backend_name() -> str:
-    name: str = keras.backend.backend()
-    if name != "tensorflow":
-        raise InputError(f"Only KERAS_BACKEND=tensorflow is supported so far; Keras runs on {name!r}.")
-    return name
+def _lengthened(array: np.ndarray, length: int) -> np.ndarray:
+    """The array with its last entry repeated."""
+    return np.concatenate([array, np.repeat(array[-1:], length - len(array), axis=0)])
+
+
+def _finite(result: tuple[Any, Any]) -> bool:
+    parts = result[1] if isinstance(result[1], tuple) else result[1:]
+    return all(bool(keras.ops.all(keras.ops.isfinite(part))) for part in parts)
+
+
+def _takes_whole_numbers(model: keras.Model) -> bool:
+    inputs = getattr(model, "inputs", None) or ()
+    return not all(keras.backend.is_float_dtype(one.dtype) for one in inputs)
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What is computed at the points: logits where there is no `combine`, else as in `Scorer.differentiate`."""
+
+    points: Callable[..., Any]
+    combine: Callable[..., Any] | None = None
+    rule: str = "vanilla"
+    tap: keras.layers.Layer | None = None
+
+
+class _Program:
+    """A recipe on a model, as a function of arrays that can be traced.
+
+    Args:
+        model, head, recipe: what is computed.
+        images: (n, *image shape), some points.
+    """
+
+    run: Callable[..., Any]  # the traced `forward` or `gradient`
+
+    def __init__(self, model: keras.Model, head: Head, recipe: _Recipe, images: Any):
+        self.model, self.head, self.recipe = model, head, recipe
+        self.replacements = [*head.switched(), *relu_replacements(model, recipe.rule)]
+        gradient = recipe.combine is not None
+        self.half = gradient and any(layer.compute_dtype == "float16" for layer in model._flatten_layers())
+        self.tapped_shape = () if recipe.tap is None else tuple(self._tapped(images, 0.0)[1].shape[1:])
+        self.traces = 0
+
+    def forward(self, weight: Any, *arrays: Any) -> Any:
+        """Logits (n, classes) at the points."""
+        self.traces += 1
+        return self.head.logits(self.model, self.recipe.points(*arrays))
+
+    def gradient(self, weight: Any, targets: Any, *arrays: Any) -> Any:
+        """Scores (n, t), and what is made of the gradients (t, n, ...) of each point's scores times its weight (n,).
+
+        The weight is the scale of a point's score, and 0 where it only fills up a chunk.
+        """
+        self.traces += 1
+        images = self.recipe.points(*arrays)
+
+        def scores_at(at: Any) -> tuple[Any, tuple[Any, ...]]:
+            logits, *tapped = (
+                (self.head.logits(self.model, at),) if self.recipe.tap is None else self._tapped(images, at)
+            )
+            return keras.ops.take_along_axis(logits, targets, axis=1), tuple(tapped)
+
+        at = images
+        if self.recipe.tap is not None:
+            at = keras.ops.zeros((keras.ops.shape(images)[0], *self.tapped_shape))
+        scores, tapped, gradients = backend().gradients(scores_at, at, weight)
+        if self.recipe.tap is not None and gradients is None:
+            raise InputError(f"Layer '{self.recipe.tap.name}' does not lead to the explained output.")
+        if self.recipe.tap is None and (gradients is None or _takes_whole_numbers(self.model)):
+            raise InputError("The model casts its input to whole numbers, so it has no gradient: use a float Input.")
+        if self.half:
+            gradients = gradients / weight[0]
+        assert self.recipe.combine is not None
+        return scores, self.recipe.combine(gradients, *tapped, *arrays)
+
+    def _tapped(self, images: Any, shift: Any) -> tuple[Any, Any]:
+        """Logits where A + shift stands in the place of the tapped layer's output A, and A (n, ...) float32."""
+        layer, found = self.recipe.tap, []
+        assert layer is not None
+        site = Site(layer, "call", layer.call)
+
+        def shifted(*args: Any, **kwargs: Any) -> Any:
+            found.append(site.function(*args, **kwargs))
+            return found[-1] + keras.ops.cast(shift, found[-1].dtype)
+
+        with exchanged([(site, shifted)]):
+            logits = self.head.logits(self.model, images)
+        if len(found) != 1:
+            raise InputError(
+                f"Layer '{layer.name}' is called {len(found)} times in a pass; a layer called once is needed."
+            )
+        return logits, keras.ops.cast(found[0], "float32")
+
+
+def backend() -> ModuleType:
+    """The module of the backend that Keras runs on."""
+    name = keras.backend.backend()
+    if name not in ("tensorflow", "jax", "torch"):
+        raise InputError(f"Keras runs on {name!r}; gradients need KERAS_BACKEND=tensorflow, jax or torch.")
+    return importlib.import_module(f"keras_explain.gradients._{name}")
+
+
+def preserved(model: keras.Model) -> AbstractContextManager[None]:
+    """A context that puts back what an evaluation of the model moves in the backend itself."""
+    context: AbstractContextManager[None] = backend().preserved(model)
+    return context

@@ -1,66 +1,60 @@
-"""Compiled forward and gradient passes on TensorFlow."""
+"""Compiled passes and gradients on TensorFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_explain.errors import InputError
 
-OutOfMemory = tf.errors.ResourceExhaustedError
-
-
-def compile_forward(
-    logits: Callable[[Any], Any], points: Callable[..., Any], arrays: Sequence[np.ndarray]
+def compiled(
+    function: Callable[..., Any], arrays: Sequence[np.ndarray], variables: Sequence[Any]
 ) -> Callable[..., Any]:
-    """Trace `logits(points(*arrays))` for any length of the arrays' first axes.
+    """Trace a function of arrays once, for any length of their first axes.
 
     Args:
-        logits: images (n, *image shape) -> (n, classes), reading the live variables.
-        points: arrays -> images.
-        arrays: examples of what the traced function will be given.
+        function: of tensors; it may read variables.
+        arrays: examples of what it will be given.
+        variables: those that it may read.
     """
-    return _traced(lambda *args: logits(points(*args)), _signature(arrays))
-
-
-def compile_gradient(
-    logits: Callable[[Any], Any],
-    points: Callable[..., Any],
-    combine: Callable[..., Any],
-    t: int,
-    arrays: Sequence[np.ndarray],
-) -> Callable[..., Any]:
-    """Trace (targets (n, t), *arrays) -> scores (n, t) and `combine(gradients (t, n, *image shape), *arrays)`.
-
-    Args:
-        logits, points, arrays: as in `compile_forward`.
-        combine: what is made of the gradients on the device.
-        t: targets at each point.
-    """
-
-    def gradient(targets: Any, *args: Any) -> Any:
-        images = points(*args)
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(images)
-            scores = tf.gather(logits(images), targets, axis=1, batch_dims=1)
-            sums = [tf.reduce_sum(score) for score in tf.unstack(scores, num=t, axis=1)]
-        # The sum over points has at each point the gradient of that point's own score.
-        gradients = [tape.gradient(total, images) for total in sums]
-        if any(gradient is None for gradient in gradients):
-            raise InputError("The model casts its input to whole numbers, so it has no gradient: use a float Input.")
-        gradients = tf.stack(gradients)
-        return scores, combine(gradients, *args)
-
-    return _traced(gradient, [tf.TensorSpec([None, t], "int32"), *_signature(arrays)])
-
-
-def _signature(arrays: Sequence[np.ndarray]) -> list[Any]:
-    return [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
-
-
-def _traced(program: Callable[..., Any], signature: list[Any]) -> Callable[..., Any]:
-    concrete: Callable[..., Any] = tf.function(program, signature, autograph=False).get_concrete_function()
+    signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
+    concrete: Callable[..., Any] = tf.function(function, signature, autograph=False).get_concrete_function()
     return concrete
+
+
+def gradients(function: Callable[[Any], Any], at: Any, weight: Any) -> tuple[Any, Any, Any]:
+    """Scores, what comes beside them, and the derivatives of each point's weighted scores.
+
+    Args:
+        function: at (n, ...) -> scores (n, t) and anything else.
+        at: where.
+        weight: (n,) of the points.
+
+    Returns:
+        The scores, the rest and (t, n, ...) gradients; None where there are none.
+    """
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(at)
+        scores, rest = function(at)
+        sums = [tf.reduce_sum(weight * score) for score in tf.unstack(scores, axis=1)]
+    # The sum over points has at each point the gradient of that point's own score.
+    found = [tape.gradient(total, at) for total in sums]
+    return scores, rest, None if any(gradient is None for gradient in found) else tf.stack(found)
+
+
+def padded(n: int, most: int) -> int:
+    """One trace serves any number of points."""
+    return n
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a smaller chunk may help."""
+    return isinstance(error, tf.errors.ResourceExhaustedError)
+
+
+def preserved(model: Any) -> AbstractContextManager[None]:
+    """An evaluation moves nothing in TensorFlow."""
+    return nullcontext()

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_explain.errors import InputError, check_counts
-from keras_explain.explainers.lime import blurred
+from keras_explain.explainers.masking import blurred
 from keras_explain.metrics.context import Context
 from keras_explain.records import Attribution
 

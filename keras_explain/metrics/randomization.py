@@ -13,14 +13,13 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_explain.errors import InputError, check_counts
 from keras_explain.gradients import Scorer
 from keras_explain.metrics.context import Context
 from keras_explain.metrics.similarity import spearman, ssim
 from keras_explain.observer import kept
-from keras_explain.outputs import run
+from keras_explain.outputs import called
 from keras_explain.records import Attribution
 
 MOST_RANK_LEFT = 0.5
@@ -162,7 +161,7 @@ def stages_of(scorer: Scorer, image: np.ndarray, stages: int) -> list[list[keras
         InputError: a model without weights.
     """
     aside = _beside(scorer, image)
-    layers = [layer for layer in _called(scorer.model, image) if own_weights(layer) and id(layer) not in aside][::-1]
+    layers = [layer for layer, _ in called(scorer.model, image) if own_weights(layer) and id(layer) not in aside][::-1]
     if not layers:
         raise InputError(f"'{scorer.model.name}' has no weights that could be randomized.")
     if stages == 1:
@@ -171,27 +170,6 @@ def stages_of(scorer: Scorer, image: np.ndarray, stages: int) -> list[list[keras
     top = 1 + next((i for i, layer in enumerate(layers) if _multipliers(layer)), 0)
     parts = np.array_split(np.arange(top, len(layers)), stages - 1)
     return [layers[:top], *([layers[i] for i in part] for part in parts if len(part))]
-
-
-def _called(model: keras.Model, image: np.ndarray) -> list[keras.layers.Layer]:
-    """The layers, nested ones too, in the order in which their last calls end."""
-    call = keras.layers.Layer.__call__
-    own = {id(layer) for layer in model._flatten_layers()}  # a data pipeline may call layers on another thread
-    ended: dict[int, keras.layers.Layer] = {}
-
-    def watched(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-        result = call(layer, *args, **kwargs)
-        if id(layer) in own:
-            ended.pop(id(layer), None)
-            ended[id(layer)] = layer
-        return result
-
-    try:
-        keras.layers.Layer.__call__ = watched
-        run(model, ops.convert_to_tensor(image))
-    finally:
-        keras.layers.Layer.__call__ = call
-    return list(ended.values())
 
 
 def _beside(scorer: Scorer, image: np.ndarray) -> set[int]:

@@ -1,0 +1,180 @@
+"""Grad-CAM and Grad-CAM++: the channels of one layer, each weighted by what it does for the class logit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_explain.errors import InputError
+from keras_explain.explainers.masking import shared
+from keras_explain.gradients import Scorer, identity
+from keras_explain.outputs import called
+from keras_explain.records import Attribution, Samples
+
+
+def mean_gradients(gradients: Any, maps: Any, images: Any) -> Any:
+    """ReLU(sum over k of w_k A_k) with w_k = mean over space of dz/dA_k."""
+    weight = ops.mean(gradients, axis=_space(maps), keepdims=True)
+    return _weighted(weight, maps)
+
+
+def positive_gradients(gradients: Any, maps: Any, images: Any) -> Any:
+    """ReLU(sum over k of w_k A_k) with w_k = sum over space of ReLU(g) / (2 + g sum(A_k)), g = dz/dA_k."""
+    below = 2.0 + gradients * ops.sum(maps, axis=_space(maps), keepdims=True)
+    some = ops.not_equal(below, 0.0)
+    alpha = ops.where(some, 1.0 / ops.where(some, below, 1.0), 0.0)
+    weight = ops.sum(alpha * ops.relu(gradients), axis=_space(maps), keepdims=True)
+    return _weighted(weight, maps)
+
+
+def _space(maps: Any) -> tuple[int, ...]:
+    """The axes of space, counted from the end: before those of `maps` (n, *space, k) gradients have one of targets."""
+    return tuple(range(1 - len(maps.shape), -1))
+
+
+def _weighted(weight: Any, maps: Any) -> Any:
+    """(n, t, *space)"""
+    return ops.moveaxis(ops.relu(ops.sum(weight * maps, axis=-1)), 0, 1)
+
+
+def enlarged(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Maps (n, *space) brought to another size by linear interpolation between the centres of their cells.
+
+    Args:
+        maps: (n, *space).
+        shape: the wanted space, as many axes.
+
+    Returns:
+        (n, *shape).
+    """
+    for axis, side in enumerate(shape, start=1):
+        cells = maps.shape[axis]
+        position = (np.arange(side) + 0.5) * cells / side - 0.5
+        one_hot = np.eye(cells)
+        weight = np.stack([np.interp(position, np.arange(cells), one) for one in one_hot], axis=1)
+        maps = np.moveaxis(np.tensordot(maps, weight, (axis, 1)), -1, axis)
+    return maps
+
+
+def map_layer(model: keras.Model, image: np.ndarray, wanted: str | None) -> tuple[str, keras.layers.Layer]:
+    """The path and the layer of a name or path, or else of the layer called last whose output is a map of the image.
+
+    A map has the axes of the image, several positions on them, and channels.
+
+    Args:
+        model: nested models are looked into.
+        image: (1, *image shape).
+        wanted: the name of a layer, or its path as in `"resnet50/conv5_block3_out"`.
+
+    Raises:
+        InputError: there is no such layer, or there are several.
+    """
+    paths = dict(_paths(model))
+    if wanted is not None:
+        found = [path for path in paths if f"/{path}".endswith(f"/{wanted}")]
+        if len(found) != 1:
+            known = ", ".join(found or paths)
+            raise InputError(f"layer must be the name or path of one layer; {wanted!r} fits {len(found)} of {known}.")
+        return found[0], paths[found[0]]
+    for layer, output in reversed(called(model, image)):
+        shape = tuple(getattr(output, "shape", ()))
+        if not isinstance(layer, keras.Model) and len(shape) == image.ndim > 2 and np.prod(shape[1:-1]) > 1:
+            return next(path for path, known in paths.items() if known is layer), layer
+    raise InputError(
+        f"'{model.name}' has no layer whose output is a map of the image, which class activation maps need."
+    )
+
+
+def _paths(owner: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
+    for layer in owner._flatten_layers(include_self=False, recursive=False):
+        yield prefix + layer.name, layer
+        yield from _paths(layer, f"{prefix}{layer.name}/")
+
+
+@dataclass(frozen=True)
+class GradCam:
+    """Grad-CAM: the channels A_k of a layer, weighted by their mean gradient, summed, and what is negative cut off.
+
+        L = ReLU(sum over k of w_k A_k),   w_k = mean over positions of d f(x)[target] / d A_k
+
+    L has the resolution of the layer and is enlarged to the image by linear interpolation. A pixel's value is shared
+    evenly among the image's channels.
+
+    Args:
+        layer: name or path of a layer, in nested models too; None takes the last one whose output is a map.
+
+    Returns of `explain`: `details["map"]` is L before it is enlarged, (r, *positions).
+
+    Raises:
+        InputError: at use, there is no such layer, it is called several times in a pass, or its output is no map.
+
+    Example:
+        >>> import keras, numpy as np, keras_explain as kx
+        >>> layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 3), keras.layers.GlobalAveragePooling2D()]
+        >>> model = keras.Sequential([*layers, keras.layers.Dense(2, activation="softmax")])
+        >>> kx.explain(model, np.ones((1, 4, 4, 1)), "grad_cam", targets=0).details["map"].shape
+        (1, 2, 2)
+
+    References:
+        Selvaraju et al. 2017, Grad-CAM. Known criticism: the map is coarse, and enlarging it shows more than is known;
+        the mean of the gradient may weigh a channel where it is not active (Draelos & Carin 2020, HiResCAM); evidence
+        against the class is cut off. The values are in logits only up to a factor, the number of positions.
+    """
+
+    method: ClassVar[str] = "grad_cam"
+    combine: ClassVar[Callable[..., Any]] = staticmethod(mean_gradients)
+    layer: str | None = None
+
+    def explain(self, scorer: Scorer, samples: Samples) -> Attribution:
+        """One map for each image and target."""
+        model, shape = scorer.model, samples.images.shape[1:]
+        path, layer = map_layer(model, samples.images[:1], self.layer)
+        scores, maps = scorer.differentiate(identity, self.combine, samples.targets, [samples.images], tap=layer)
+        maps = maps.reshape(-1, *maps.shape[2:])
+        if maps.ndim != len(shape):
+            raise InputError(f"layer '{path}' gives no map of the image: {maps.ndim - 1} axes of positions.")
+        return Attribution(
+            method=self.method,
+            values=shared(enlarged(maps, shape[:-1]), shape[-1]),
+            targets=samples.targets.reshape(-1),
+            rows=samples.rows,
+            score=scores.reshape(-1),
+            unit="logit, mean over positions",
+            settings={"layer": path},
+            details={"map": maps},
+        )
+
+
+@dataclass(frozen=True)
+class GradCamPlusPlus(GradCam):
+    """Grad-CAM++: Grad-CAM with the positive gradients alone, each weighted by how much of its channel it stands for.
+
+        L = ReLU(sum over k of w_k A_k),   w_k = sum over positions of alpha ReLU(g),   g = d f(x)[target] / d A_k
+        alpha = g^2 / (2 g^2 + sum(A_k) g^3),   where g is not 0
+
+    Args:
+        layer: as in `GradCam`.
+
+    Returns of `explain`, raises: as `GradCam`.
+
+    Example:
+        >>> import keras, numpy as np, keras_explain as kx
+        >>> layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 3), keras.layers.GlobalAveragePooling2D()]
+        >>> model = keras.Sequential([*layers, keras.layers.Dense(2, activation="softmax")])
+        >>> bool((kx.explain(model, np.ones((1, 4, 4, 1)), "grad_cam_plus_plus", targets=0).values >= 0).all())
+        True
+
+    References:
+        Chattopadhay et al. 2018, Grad-CAM++. The paper explains exp(z) of a logit z, which only multiplies the map of
+        an image by exp(z) and is left out here; some implementations divide the alphas by their sum. Known criticism:
+        the alphas hold for ReLU networks alone, and amount to little more than taking positive gradients (Lerma & Lucas
+        2022, "Grad-CAM++ is Equivalent to Grad-CAM With Positive Gradients").
+    """
+
+    method: ClassVar[str] = "grad_cam_plus_plus"
+    combine: ClassVar[Callable[..., Any]] = staticmethod(positive_gradients)
