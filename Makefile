@@ -3,13 +3,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: install demo check test test-all bench clean
+# What JAX and PyTorch run of the suite where TensorFlow runs all of it.
+CORE := tests/test_backends.py tests/test_explainers.py tests/test_outputs.py tests/test_rules.py tests/test_cam.py \
+	tests/test_masking.py tests/test_peers.py tests/test_callback.py
+
+.PHONY: install backends demo check test test-core test-all bench clean
 
 install: .venv/installed
+
+backends: .venv/backends
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[tensorflow,dev]"
+	touch $@
+
+.venv/backends: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[backends]"
 	touch $@
 
 demo: install
@@ -23,8 +33,14 @@ check: install
 test: install
 	$(BIN)/pytest -m "not slow"
 
-test-all: install
-	$(BIN)/pytest
+test-core: backends
+	KERAS_BACKEND=jax $(BIN)/pytest -m "not slow" $(CORE)
+	KERAS_BACKEND=torch $(BIN)/pytest -m "not slow" $(CORE)
+
+test-all: backends
+	KERAS_BACKEND=tensorflow $(BIN)/pytest
+	KERAS_BACKEND=jax $(BIN)/pytest
+	KERAS_BACKEND=torch $(BIN)/pytest
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (HERE / "keras_explain" / "__init__.py").read_text("utf-8"), re.M)[1]
 TENSORFLOW = ["tensorflow>=2.21"]
+JAX = ["jax>=0.10.2"]
+TORCH = ["torch>=2.13"]
 DICOM = ["pydicom>=3.0"]
 TEST = [*DICOM, "build>=1.3", "playwright>=1.60", "pyte>=0.8.2", "pytest>=9.0"]
 
@@ -42,9 +44,12 @@ setup(
     extras_require={
         # A hard dependency would put a second TensorFlow beside a user's tensorflow-cpu.
         "tensorflow": TENSORFLOW,
+        "jax": JAX,
+        "torch": TORCH,
         "dicom": DICOM,
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "test": TEST,
+        "backends": [*JAX, *TORCH, "captum>=0.9"],
         "dev": [*TEST, "mypy>=2.0", "ruff>=0.15"],
     },
     entry_points={"console_scripts": ["keras-explain = keras_explain.cli:main"]},

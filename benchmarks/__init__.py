@@ -11,9 +11,9 @@ from keras_explain.engine import versions
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
-def record(title, lines):
+def record(title, lines, device="no GPU"):
     """Print a section and put it into RESULTS.md, in the place of the section of that title."""
-    machine = f"{datetime.date.today()}, {os.cpu_count()} cores of {platform.machine()}, no GPU. "
+    machine = f"{datetime.date.today()}, {os.cpu_count()} cores of {platform.machine()}, {device}. "
     machine += ", ".join(f"{name} {version}" for name, version in versions().items())
     text = "\n".join([f"## {title}", "", machine, "", *lines]) + "\n"
     old = RESULTS.read_text("utf-8") if RESULTS.exists() else "# Results\n"

@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from keras_explain.observer import untouched
 from keras_explain.records import Attribution, Samples, save_round
 from keras_explain.verdicts import CHANCE
 
-_PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "numpy", "lime", "shap", "mlflow")
+_PACKAGES = ("keras-explain-callbacks", "keras", "numpy", "lime", "shap", "mlflow")
 _LONGEST_NAME = 80
 
 
@@ -264,8 +265,9 @@ def plain_name(text: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python, this package and the libraries that it stands on."""
-    found = {"python": platform.python_version(), "backend": keras.backend.backend()}
-    for name in ("keras-explain-callbacks", *_PACKAGES):
+    backend = keras.backend.backend()
+    found = {"python": platform.python_version(), "backend": backend, backend: sys.modules[backend].__version__}
+    for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

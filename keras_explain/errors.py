@@ -11,6 +11,8 @@ ExplanationWarning(UserWarning) something was skipped or cannot be trusted; trai
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 
 
@@ -43,3 +45,13 @@ def check_counts(least: int, **counts: int | None) -> None:
 
 class ExplanationWarning(UserWarning):
     """Something was skipped or cannot be trusted; training goes on."""
+
+
+# This module is the first to be imported, so that Keras without its backend is met here.
+try:
+    importlib.import_module("keras")
+except ModuleNotFoundError as error:
+    raise MissingExtra(
+        f"Keras runs on {error.name}, which is not installed: pip install 'keras-explain-callbacks[{error.name}]', "
+        "or set KERAS_BACKEND to another backend before Keras is imported."
+    ) from error

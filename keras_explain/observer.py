@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_explain.gradients import preserved
+
 
 @contextmanager
 def kept(variables: Iterable[Any]) -> Iterator[None]:
@@ -28,14 +30,15 @@ def kept(variables: Iterable[Any]) -> Iterator[None]:
 def untouched(model: keras.Model) -> Iterator[None]:
     """Restore, whatever happens inside the block, what an evaluation may move.
 
-    That is: Python's and NumPy's global generators (a validation pipeline may draw from them), the model's
-    non-trainable variables (seed generators, statistics that a layer updates at inference) and the activity losses that
-    a traced layer leaves behind. Trainable variables are never written to, so they are not copied.
+    That is: Python's, NumPy's and PyTorch's global generators (a validation pipeline may draw from them), PyTorch's
+    train or eval mode, the model's non-trainable variables (seed generators, statistics that a layer updates at
+    inference) and the activity losses that a traced layer leaves behind. Trainable variables are never written to, so
+    they are not copied.
     """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     losses = [(layer, list(layer._losses)) for layer in model._flatten_layers()]
     try:
-        with kept(model.non_trainable_variables):
+        with preserved(model), kept(model.non_trainable_variables):
             yield
     finally:
         random.setstate(python_state)

@@ -15,6 +15,7 @@ import pytest
 
 import keras_explain as kx
 import keras_explain.callbacks
+from tests.conftest import BACKEND
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_explain"
@@ -24,13 +25,24 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages([str(PACKAGE)], "keras_ex
 ROOMS = {
     "errors": set(),
     "activations": set(),
-    "observer": set(),
+    "observer": {"gradients"},
     "records": {"errors"},
     "outputs": {"activations", "errors"},
     "rules": {"activations", "errors"},
     "gradients": {"activations", "errors", "outputs", "rules", "gradients"},
     "selection": {"errors", "records", "outputs", "observer", "gradients"},
-    "explainers": {"errors", "records", "rules", "observer", "gradients", "selection", "explainers", "verdicts"},
+    "explainers": {
+        "activations",
+        "errors",
+        "records",
+        "rules",
+        "observer",
+        "outputs",
+        "gradients",
+        "selection",
+        "explainers",
+        "verdicts",
+    },
     "metrics": {"errors", "records", "observer", "outputs", "gradients", "explainers", "metrics"},
     "verdicts": {"records"},
     "figures": {"errors", "records", "verdicts", "figures"},
@@ -44,6 +56,7 @@ OWNERS = {
     "tensorflow": {"gradients", "datasets"},
     "jax": {"gradients"},
     "torch": {"gradients"},
+    "tf_keras_vis": {"explainers"},
     "mlflow": {"tracking"},
     "matplotlib": {"figures"},
     "lime": {"explainers"},
@@ -56,6 +69,11 @@ OWNERS = {
     "pydicom": {"datasets"},
     "h5py": {"model_files"},
 }
+
+
+# Beside the owners: what old model files call themselves, and the library that knows TensorFlow alone.
+BACKENDS = {"tensorflow", "jax", "torch", "tf", "jnp"}
+MAY_NAME_BACKENDS = {"model_files.py", "score_cam.py"}
 
 
 def imports(path):
@@ -86,6 +104,37 @@ def test_each_heavy_library_has_one_owner():
         for name in imports(path):
             library = name.split(".")[0]
             assert room_of(path) in OWNERS.get(library, {room_of(path)}), f"{path.name} imports {library}"
+
+
+def test_only_the_gradients_know_the_backend():
+    for path in PACKAGE.rglob("*.py"):
+        if room_of(path) in ("gradients", "datasets") or path.name in MAY_NAME_BACKENDS:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = getattr(node, "id", None) or getattr(node, "attr", None) or getattr(node, "value", None)
+            assert not (isinstance(named, str) and named.lower() in BACKENDS), (
+                f"{path.name}:{node.lineno} names {named}"
+            )
+
+
+@pytest.mark.parametrize("library", ["tensorflow", "jax", "torch"])
+def test_keras_without_its_backend_says_what_to_install(library):
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {library!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+try:
+    import keras_explain
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    environment = {**os.environ, "KERAS_BACKEND": library}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert f"MissingExtra Keras runs on {library}, which is not installed: pip install " in done.stdout
+    assert f"'keras-explain-callbacks[{library}]'" in done.stdout
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -178,11 +227,13 @@ def test_the_built_wheel_works_in_an_empty_environment(tmp_path):
     (wheel,) = (tmp_path / "dist").glob("keras_explain_callbacks-*.whl")
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{wheel}[tensorflow]"], check=True, capture_output=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"{wheel}[{BACKEND}]"], check=True, capture_output=True)
     code = """
 import keras, numpy as np, keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
 model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])
+import importlib.util, sys
+print([name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)])
 print(kx.__file__, kx.explain(model, np.ones((1, 8, 8, 1)), "integrated_gradients").values.shape)
 """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -190,5 +241,6 @@ print(kx.__file__, kx.explain(model, np.ones((1, 8, 8, 1)), "integrated_gradient
     assert done.returncode == 0, done.stderr[-2000:]
     assert str(tmp_path / "env") in done.stdout
     assert "(1, 8, 8, 1)" in done.stdout
+    assert f"['{BACKEND}']" in done.stdout  # and no other backend
     command = tmp_path / "env" / "bin" / "keras-explain"
     assert "demo" in subprocess.run([command, "--help"], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,234 @@
+"""The same truth on every backend and in every precision, and each backend left as it was found."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_explain as kx
+from keras_explain import gradients
+from keras_explain.callbacks import ExplanationCallback
+from tests.conftest import BACKEND, small_cnn
+
+ROOT = Path(__file__).parent.parent
+X = np.random.default_rng(0).random((24, 12, 12, 2), "float32")
+Y = np.arange(24) % 3
+ROWS = kx.Lime(40, lambda image: np.arange(144).reshape(12, 12) // 24)
+METHODS = [
+    "vanilla",
+    "guided",
+    "rectified",
+    kx.Saliency(smooth=5),
+    kx.IntegratedGradients(16),
+    kx.GradientShap(samples=16),
+    ROWS,
+    "grad_cam",
+    "grad_cam_plus_plus",
+    kx.Occlusion(4, 4),
+    kx.Rise(60, 3),
+]
+
+
+def network():
+    """A nested model with normalisation, of weights that are the same on every backend, and nothing random in it."""
+    image = keras.Input((12, 12, 2))
+    body = keras.Sequential(
+        [
+            keras.Input((12, 12, 2)),
+            layers.Conv2D(6, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Conv2D(8, 3, strides=2, padding="same"),
+            layers.ReLU(max_value=6),
+        ],
+        name="body",
+    )
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(body(image))))
+    random = np.random.default_rng(7)
+    for layer in (*body.layers, model.layers[-1]):
+        for variable in layer.weights:
+            spread = 0.3 if len(variable.shape) > 1 else 0.1
+            around = 1.0 if variable.name in ("gamma", "moving_variance") else 0.0
+            variable.assign(random.normal(around, spread, variable.shape))
+    return model
+
+
+def fixed_maps(folder):
+    """Every method on the weights as they are."""
+    targets = np.array([[0, 2], [1, 0]])
+    samples = kx.Samples(X[:2], targets, background=X[2:8])
+    kx.save_round(folder, samples, [kx.explain(network(), samples, method) for method in METHODS])
+
+
+def trained_maps(folder):
+    """Every method in training, as the callback finds them."""
+    model = network()
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    explain = ExplanationCallback(
+        (X, Y), METHODS, frequency=2, background=6, tracker=kx.DirectoryTracker(folder), on_error="raise"
+    )
+    model.fit(X, Y, epochs=3, batch_size=8, shuffle=False, verbose=0, callbacks=[explain])
+
+
+MADE = {"fixed": fixed_maps, "trained": trained_maps}
+
+
+def rounds(folder):
+    """The attributions of a folder, round by round."""
+    return [kx.load_round(path.parent)[:2] for path in sorted(folder.rglob("settings.json"))]
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="the other backends are compared with TensorFlow")
+@pytest.mark.parametrize("name", MADE)
+def test_maps_agree_with_those_of_tensorflow(name, tmp_path):
+    call = f"test_backends.MADE[{name!r}](Path({str(tmp_path / 'tf')!r}))"
+    code = f"from pathlib import Path; from tests import test_backends; {call}"
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment)
+    MADE[name](tmp_path / "own")
+    pairs = list(zip(rounds(tmp_path / "own"), rounds(tmp_path / "tf"), strict=True))
+    assert len(pairs) == {"fixed": 1, "trained": 2}[name]
+    for (samples, found), (same, expected) in pairs:
+        assert samples.ids == same.ids
+        np.testing.assert_array_equal(samples.targets, same.targets)
+        for one, other in zip(found, expected, strict=True):
+            scale = np.abs(other.values).max()
+            assert scale > 0, other.method
+            np.testing.assert_allclose(one.values, other.values, rtol=0, atol=1e-4 * scale, err_msg=other.method)
+            np.testing.assert_allclose(one.score, other.score, rtol=1e-4, atol=1e-5)
+
+
+def test_a_callback_has_no_batch_hooks():
+    """With one, Keras would wait for every batch on JAX and PyTorch."""
+    hooks = [name for name in dir(keras.callbacks.Callback) if "batch" in name]
+    assert len(hooks) >= 6
+    assert all(getattr(ExplanationCallback, name) is getattr(keras.callbacks.Callback, name) for name in hooks)
+
+
+GRADIENTS = ["vanilla", "guided", kx.IntegratedGradients(16), kx.GradientShap(X[2:8], 16), "grad_cam"]
+
+
+def cosines(policy, factor, methods):
+    """Of the maps of a model in a precision with those in float32; its logits are multiplied by a factor."""
+    found = {}
+    for name in ("float32", policy):
+        keras.config.set_dtype_policy(name)
+        try:
+            model = network()
+        finally:
+            keras.config.set_dtype_policy("float32")
+        kernel, bias = model.layers[-1].get_weights()
+        model.layers[-1].set_weights([kernel * factor, bias])
+        maps = [kx.explain(model, X[:2], method, targets=1).values.reshape(-1).astype("float64") for method in methods]
+        found[name] = [values / np.linalg.norm(values) for values in maps]
+    return [float(a @ b) for a, b in zip(found["float32"], found[policy], strict=True)]
+
+
+@pytest.mark.parametrize(("policy", "least"), [("mixed_float16", 0.9995), ("mixed_bfloat16", 0.99)])
+@pytest.mark.parametrize("factor", [1.0, 1e-5, 3000.0])
+def test_maps_in_mixed_precision_point_where_those_in_float32_do(policy, least, factor):
+    """At a factor of 1e-5 gradients in float16 would be lost without a scale, at 3000 infinite with a fixed one."""
+    for method, cosine in zip(GRADIENTS, cosines(policy, factor, GRADIENTS), strict=True):
+        assert cosine > least, method
+
+
+def test_passes_alone_agree_in_mixed_precision():
+    for cosine in cosines("mixed_float16", 1.0, [kx.Occlusion(4, 4), ROWS]):
+        assert cosine > 0.999
+    for cosine in cosines("mixed_bfloat16", 1.0, [kx.Occlusion(4, 4), ROWS]):
+        assert cosine > 0.95
+
+
+def test_a_seeded_round_gives_the_same_bits():
+    model = network()
+    samples = kx.Samples(X[:2], [0, 1], background=X[2:8])
+    for method in METHODS:
+        first, second = (kx.explain(model, samples, method).values for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch alone")
+def test_pytorch_is_left_as_it_was():
+    import torch
+
+    model = network()
+    model.train()
+    model.layers[1].eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    hooks = [(len(m._forward_hooks), len(m._backward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+    asking = [parameter.requires_grad for parameter in model.parameters()]
+    first = next(parameter for parameter in model.parameters() if parameter.requires_grad)
+    first.grad = torch.ones_like(first)
+    state = torch.get_rng_state()
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y)), batch_size=8, shuffle=True
+    )
+    samples = kx.select(model, loader, background=2)
+    for method in METHODS:
+        kx.explain(model, samples, method)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert hooks == [
+        (len(m._forward_hooks), len(m._backward_hooks), len(m._forward_pre_hooks)) for m in model.modules()
+    ]
+    assert torch.equal(first.grad, torch.ones_like(first))
+    assert all(parameter.grad is None for parameter in model.parameters() if parameter is not first)
+    assert [parameter.requires_grad for parameter in model.parameters()] == asking
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch alone")
+def test_a_module_of_pytorch_in_the_model_keeps_its_mode():
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(288, 8), torch.nn.Dropout(0.5))
+    image = keras.Input((12, 12, 2))
+    inner = keras.layers.TorchModuleWrapper(module, output_shape=(None, 8))
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(inner(image)))
+    model.train()
+    first, second = (kx.explain(model, X[:2], "vanilla", targets=0).values for _ in range(2))
+    np.testing.assert_array_equal(first, second)  # nothing is dropped
+    assert module[2].training
+    kernel = module[1].weight.detach().cpu().numpy()
+    dense = model.layers[-1].get_weights()[0]
+    np.testing.assert_allclose(first[0].ravel(), kernel.T @ dense[:, 0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX alone")
+def test_on_jax_chunks_are_filled_up_and_compiled_for_few_lengths():
+    model = small_cnn()
+    scorer = kx.Scorer(model)
+    images = np.random.default_rng(0).random((16, 8, 8, 1), "float32")
+    whole = kx.explain(scorer, images, "vanilla", targets=0)
+    traces = scorer.traces
+    for n in (1, 3, 5, 8, 9, 13):
+        part = kx.explain(scorer, images[:n], "vanilla", targets=0)
+        np.testing.assert_allclose(part.values, whole.values[:n], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(part.score, whole.score[:n], rtol=1e-5, atol=1e-6)
+    # Chunks are of 8 and 16: one more trace of the gradient than for the 16 images.
+    assert scorer.traces == traces + 1
+    summed = kx.explain(scorer, images[:1], kx.IntegratedGradients(11), targets=0)
+    alone = kx.explain(kx.Scorer(model, batch_size=1), images[:1], kx.IntegratedGradients(11), targets=0)
+    np.testing.assert_allclose(summed.values, alone.values, rtol=1e-4, atol=1e-6)
+
+
+def test_versions_name_the_backend():
+    from keras_explain.engine import versions
+
+    found = versions()
+    assert found["backend"] == BACKEND
+    assert found[BACKEND] == sys.modules[BACKEND].__version__
+    json.dumps(found)
+
+
+def test_a_backend_without_gradients_is_refused():
+    code = "import keras, keras_explain as kx; kx.Scorer(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]))"
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "InputError: Keras runs on 'numpy'; gradients need KERAS_BACKEND=tensorflow, jax or torch" in done.stderr
+    assert gradients.backend().__name__.endswith(BACKEND)
