@@ -123,10 +123,12 @@ class GradCam:
     References:
         Selvaraju et al. 2017, Grad-CAM. Known criticism: the map is coarse, and enlarging it shows more than is known;
         the mean of the gradient may weigh a channel where it is not active (Draelos & Carin 2020, HiResCAM); evidence
-        against the class is cut off. The values are in logits only up to a factor, the number of positions.
+        against the class is cut off. Where a mean over positions and a dense layer follow, what is cut off would complete
+        the sum of L to the logit less its bias; elsewhere the sum means nothing.
     """
 
     method: ClassVar[str] = "grad_cam"
+    unit: ClassVar[str] = "logit per position"
     combine: ClassVar[Callable[..., Any]] = staticmethod(mean_gradients)
     layer: str | None = None
 
@@ -144,7 +146,7 @@ class GradCam:
             targets=samples.targets.reshape(-1),
             rows=samples.rows,
             score=scores.reshape(-1),
-            unit="logit, mean over positions",
+            unit=f"{self.unit} of {' × '.join(map(str, maps.shape[1:]))}",
             settings={"layer": path},
             details={"map": maps},
         )
@@ -177,4 +179,5 @@ class GradCamPlusPlus(GradCam):
     """
 
     method: ClassVar[str] = "grad_cam_plus_plus"
+    unit: ClassVar[str] = "activation, positions"
     combine: ClassVar[Callable[..., Any]] = staticmethod(positive_gradients)

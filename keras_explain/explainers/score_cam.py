@@ -86,7 +86,7 @@ class ScoreCam:
             targets=samples.targets.reshape(-1),
             rows=samples.rows,
             score=score.reshape(-1),
-            unit="activation, weighted by probability",
+            unit="weighted activation",
             settings={"layer": path, "channels": self.channels},
         )
 
