@@ -113,8 +113,11 @@ def test_a_callback_has_no_batch_hooks():
 GRADIENTS = ["vanilla", "guided", kx.IntegratedGradients(16), kx.GradientShap(X[2:8], 16), "grad_cam"]
 
 
-def cosines(policy, factor, methods):
-    """Of the maps of a model in a precision with those in float32; its logits are multiplied by a factor."""
+def agreement(policy, factor, methods):
+    """Cosines and ratios of lengths of the maps of a model in a precision and in float32.
+
+    The model's logits are multiplied by a factor.
+    """
     found = {}
     for name in ("float32", policy):
         keras.config.set_dtype_policy(name)
@@ -125,23 +128,25 @@ def cosines(policy, factor, methods):
         kernel, bias = model.layers[-1].get_weights()
         model.layers[-1].set_weights([kernel * factor, bias])
         maps = [kx.explain(model, X[:2], method, targets=1).values.reshape(-1).astype("float64") for method in methods]
-        found[name] = [values / np.linalg.norm(values) for values in maps]
-    return [float(a @ b) for a, b in zip(found["float32"], found[policy], strict=True)]
+        found[name] = [(values, np.linalg.norm(values)) for values in maps]
+    pairs = zip(found["float32"], found[policy], strict=True)
+    return [(a @ b / (length_a * length_b), length_b / length_a) for (a, length_a), (b, length_b) in pairs]
 
 
 @pytest.mark.parametrize(("policy", "least"), [("mixed_float16", 0.9995), ("mixed_bfloat16", 0.99)])
 @pytest.mark.parametrize("factor", [1.0, 1e-5, 3000.0])
 def test_maps_in_mixed_precision_point_where_those_in_float32_do(policy, least, factor):
     """At a factor of 1e-5 gradients in float16 would be lost without a scale, at 3000 infinite with a fixed one."""
-    for method, cosine in zip(GRADIENTS, cosines(policy, factor, GRADIENTS), strict=True):
+    for method, (cosine, ratio) in zip(GRADIENTS, agreement(policy, factor, GRADIENTS), strict=True):
         assert cosine > least, method
+        assert ratio == pytest.approx(1, abs=0.05), method
 
 
 def test_passes_alone_agree_in_mixed_precision():
-    for cosine in cosines("mixed_float16", 1.0, [kx.Occlusion(4, 4), ROWS]):
-        assert cosine > 0.999
-    for cosine in cosines("mixed_bfloat16", 1.0, [kx.Occlusion(4, 4), ROWS]):
-        assert cosine > 0.95
+    for policy, least in (("mixed_float16", 0.999), ("mixed_bfloat16", 0.95)):
+        for cosine, ratio in agreement(policy, 1.0, [kx.Occlusion(4, 4), ROWS]):
+            assert cosine > least
+            assert ratio == pytest.approx(1, abs=0.1)
 
 
 def test_a_seeded_round_gives_the_same_bits():

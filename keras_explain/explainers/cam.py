@@ -123,8 +123,8 @@ class GradCam:
     References:
         Selvaraju et al. 2017, Grad-CAM. Known criticism: the map is coarse, and enlarging it shows more than is known;
         the mean of the gradient may weigh a channel where it is not active (Draelos & Carin 2020, HiResCAM); evidence
-        against the class is cut off. Where a mean over positions and a dense layer follow, what is cut off would complete
-        the sum of L to the logit less its bias; elsewhere the sum means nothing.
+        against the class is cut off. Where a mean over positions and a dense layer follow, what is cut off would
+        complete the sum of L to the logit less its bias; elsewhere the sum means nothing.
     """
 
     method: ClassVar[str] = "grad_cam"
