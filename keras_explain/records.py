@@ -26,7 +26,11 @@ def _frozen(array: Any, dtype: str) -> np.ndarray:
     return view
 
 
-@dataclass(frozen=True)
+def _sides(images: np.ndarray) -> str:
+    return " x ".join(map(str, images.shape[1:]))
+
+
+@dataclass(frozen=True, repr=False)
 class Samples:
     """Images to explain, with what is asked about them.
 
@@ -42,7 +46,7 @@ class Samples:
         value_range: lowest and highest pixel of all the images that were looked at.
         roi: (n, *image shape without channels) bool, where the finding of each image is, no pixel where it has none; or
             n = 0 where nothing is known.
-        missing: (data-set class, model class) for which no correctly predicted image was found.
+        missing: pairs (data-set class, model class) for which no correctly predicted image was found.
         accuracy: share of the candidates with a class that were predicted correctly; NaN where unknown or where classes
             are independent.
 
@@ -101,6 +105,10 @@ class Samples:
             bad = [self.ids[i] for i in range(n) if not np.isfinite(images[i]).all()]
             raise InputError(f"images must be finite; NaN or infinity in {', '.join(bad[:5])}.")
 
+    def __repr__(self) -> str:
+        asked = f"{self.targets.size} targets, background of {len(self.background)}"
+        return f"Samples: {len(self)} images of {_sides(self.images)}, {asked}"
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -140,7 +148,7 @@ class Samples:
         return self.channel_names[k] if self.channel_names else f"channel {k + 1}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Attribution:
     """What one method says: one row for each pair of an image and a target.
 
@@ -207,6 +215,9 @@ class Attribution:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __repr__(self) -> str:
+        return f"Attribution of {self.method}: {len(self)} maps of {_sides(self.values)}, in {self.unit}"
 
     def of(self, sample: int) -> Attribution:
         """The rows that explain one sample."""

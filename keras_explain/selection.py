@@ -21,6 +21,7 @@ from keras_explain.observer import untouched
 from keras_explain.outputs import Head
 from keras_explain.records import Samples
 
+_ORDER_CHECKED = 64
 _ARRAY_BATCH = 32
 _RESCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 
@@ -150,6 +151,7 @@ def select(
                     f"class_names has {len(class_names)} entries; the model has {logits.shape[1]} classes."
                 )
             search.look(images, labels, ids, logits, scorer.head(images))
+        _check_order(roi, data)
     samples = search.samples(tuple(class_names), tuple(channel_names))
     if prepared is not None:
         prepared.check_range(*samples.value_range)
@@ -228,6 +230,19 @@ def check_roi(roi: Any, data: Any) -> None:
     for name, region in regions.items():
         if isinstance(region, np.ndarray):
             _mask(region, name, tuple(images.shape[1:-1]))
+
+
+def _check_order(roi: Any, data: Any) -> None:
+    """Raise where regions stand in the order of the data, and the data in another one at every pass."""
+    if not isinstance(roi, Sequence | np.ndarray) or isinstance(data, (tuple, list, keras.utils.PyDataset)):
+        return
+    first, again = (next(_batches(data, _ORDER_CHECKED))[0] for _ in range(2))
+    if not np.array_equal(first, again):
+        raise InputError(
+            "roi stands in the order of the data, but the data give other images first at every pass: they are "
+            "shuffled or augmented. Give batches (x, y, weight, id) and roi as a dictionary of those ids, or do not "
+            "shuffle."
+        )
 
 
 def _region(roi: Any, candidate: _Candidate, shape: tuple[int, ...]) -> np.ndarray:

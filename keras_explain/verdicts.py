@@ -10,6 +10,7 @@ from keras_explain.records import Attribution
 
 MOST_RELATIVE_ERROR = 0.05
 LEAST_R2 = 0.5
+LEAST_BEYOND_NOISE = 0.1
 # Measures that belong to the images and not to a method: the levels that others have by chance.
 CHANCE = dict.fromkeys(("pointing_game", "relevance_mass", "relevance_rank", "auprc"), "roi_area") | {
     "border_share": "border_area"
@@ -27,6 +28,9 @@ class Verdict(NamedTuple):
 def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
     """What can be said of one map; nothing of what was not measured.
 
+    empty                no value of the map differs from 0
+    stands out           of a sampled map that promises no sum (RISE): more than a tenth of the pixels lie beyond two
+                         standard errors; noise alone puts one of twenty there (the tenth is ours)
     complete             relative completeness error at most 5 % (Sundararajan et al. 2017 advise it of the steps)
     surrogate fits       weighted R2 of LIME's surrogate at least 0.5 (a convention of this package)
     passes randomization less than half of the signed maps' rank correlation is left on average over the cascade, see
@@ -48,6 +52,14 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
         [Verdict(words='not complete: misses 11 %', good=False)]
     """
     found = []
+    if not attribution.values[r].any():
+        found.append(Verdict("empty: nothing differs from 0", False))
+    if len(attribution.standard_error) and np.isnan(attribution.base_score[r]):
+        noise = 2 * np.linalg.norm(attribution.standard_error[r], ord=1, axis=-1)
+        beyond = float((np.abs(attribution.flat[r]) > noise).mean())
+        good = beyond > LEAST_BEYOND_NOISE
+        words = f"{'stands out of' if good else 'hardly differs from'} noise: {beyond:.0%} of pixels"
+        found.append(Verdict(words, good))
     error = attribution.relative_completeness_error[r]
     if np.isfinite(error):
         good = bool(error <= MOST_RELATIVE_ERROR)

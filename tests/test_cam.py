@@ -40,6 +40,14 @@ class Subclassed(keras.Model):
         return x
 
 
+def halved():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        return flat()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def subclassed():
     model = Subclassed()
     model(IMAGES)
@@ -129,6 +137,19 @@ def test_layers_without_a_map_are_named(model, layer, message):
         kx.explain(built, images, kx.GradCam(layer), targets=0)
 
 
+def test_tokens_by_heads_of_an_attention_layer_are_no_map():
+    """A small vision transformer, whose attention layers come after its patches."""
+    image = keras.Input((32, 32, 1))
+    patches = layers.Conv2D(8, 4, strides=4, name="patches")(image)
+    tokens = layers.Reshape((64, 8))(patches)
+    attended = layers.MultiHeadAttention(2, 4, name="attention")(tokens, tokens)
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling1D()(attended)))
+    x = np.random.default_rng(0).random((1, 32, 32, 1), "float32")
+    found = kx.explain(model, x, "grad_cam", targets=0)
+    assert found.settings["layer"] == "patches"
+    assert found.unit == "logit > 0, map 8 × 8"
+
+
 def test_a_layer_that_is_called_twice_has_no_one_output():
     image = keras.Input(NET.shape)
     shared = layers.Conv2D(2, 3, padding="same", name="shared")
@@ -206,18 +227,21 @@ def test_score_cam_is_that_of_tf_keras_vis_on_the_logits():
 
 
 @pytest.mark.parametrize(
-    ("build", "layer", "message"),
+    ("build", "options", "message"),
     [
-        (nested, None, "ScoreCam cannot reach 'body/off' inside a nested model; 'grad_cam' can"),
-        (subclassed, None, "needs a model of one output with a unit for every class"),
-        (lambda: small_cnn("sigmoid", 1), None, "a unit for every class"),
-        (flat, "top", "'top' fits 0 of"),
+        (nested, {}, "ScoreCam cannot reach 'body/off', a nested model or a layer in one; 'grad_cam' can"),
+        (nested, {"layer": "body"}, "ScoreCam cannot reach 'body', a nested model"),
+        (subclassed, {}, "is subclassed, has several outputs or one sigmoid unit, which ScoreCam .* cannot explain"),
+        (lambda: small_cnn("sigmoid", 1), {}, "one sigmoid unit, which ScoreCam"),
+        (flat, {"layer": "top"}, "'top' fits 0 of"),
+        (flat, {"channels": 5}, "channels must be at most those of 'convolution', 4; got 5"),
+        (halved, {}, "cannot enlarge the bfloat16 maps of 'convolution'"),
     ],
 )
-def test_score_cam_says_where_it_works(build, layer, message):
+def test_score_cam_says_where_it_works(build, options, message):
     if BACKEND != "tensorflow":
         message = f"on TensorFlow alone; Keras runs on '{BACKEND}'. Use 'grad_cam'"
     model = build()
     images = np.random.default_rng(0).random((1, 8, 8, 1), "float32") if len(model.layers) > 4 else IMAGES
     with pytest.raises(kx.InputError, match=message):
-        kx.explain(model, images, kx.ScoreCam(layer), targets=0)
+        kx.explain(model, images, "score_cam", targets=0, **options)

@@ -7,6 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 import keras_explain as kx
+from keras_explain.verdicts import verdicts
 from tests import reference
 from tests.conftest import small_cnn
 
@@ -83,6 +84,23 @@ def test_the_standard_error_of_rise_is_that_of_its_seeds():
     spread = np.std([run.values for run in runs], axis=0, ddof=1).mean()
     assert 0.7 < spread / runs[0].standard_error.mean() < 1.4
     assert np.abs(runs[0].values).max() > 5 * spread
+
+
+def test_the_error_of_rise_is_told_of_pixels_and_not_of_a_sum_it_does_not_promise():
+    model, samples = NET.keras(), kx.Samples(IMAGES[:1], [0])
+    sure, unsure = (kx.explain(model, samples, kx.Rise(n, 3)) for n in (2000, 6))
+    with pytest.warns(kx.ExplanationWarning, match="Completeness measures nothing of these rise maps"):
+        assert not kx.metrics.measure(model, samples, sure, ["completeness"]).measures
+    for found, words, good in ((sure, "stands out of noise", True), (unsure, "hardly differs from noise", False)):
+        (verdict,) = verdicts(found, 0)
+        beyond = (np.abs(found.values[0]) > 2 * found.standard_error[0]).mean()
+        assert verdict == (f"{words}: {beyond:.0%} of pixels", good)
+
+
+def test_an_empty_map_is_called_empty():
+    weights = np.zeros((64, 3))
+    found = kx.explain(linear_on_images(weights, (8, 8, 1)), np.ones((1, 8, 8, 1)), "occlusion", targets=0)
+    assert verdicts(found, 0) == [("empty: nothing differs from 0", False)]
 
 
 def test_rise_finds_the_pixels_that_a_linear_score_uses():

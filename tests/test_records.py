@@ -138,3 +138,10 @@ def test_attributions_that_do_not_fit_are_named(change, message):
     fields = {"method": "m", "values": np.ones((2, 3)), "targets": [0, 1], "rows": [0, 1], "score": [1.0, 2.0]}
     with pytest.raises(kx.InputError, match=message):
         kx.Attribution(**{**fields, **change})
+
+
+def test_what_is_printed_fits_on_a_line():
+    samples = kx.Samples(np.zeros((2, 4, 5, 1)), [[0, 1], [1, 0]], background=np.zeros((3, 4, 5, 1)))
+    assert repr(samples) == "Samples: 2 images of 4 x 5 x 1, 4 targets, background of 3"
+    found = kx.Attribution("mine", np.ones((1, 4, 5, 1)), [0], [0], [1.0], unit="logit")
+    assert repr(found) == "Attribution of mine: 1 maps of 4 x 5 x 1, in logit"

@@ -144,6 +144,15 @@ def test_an_image_without_a_region_has_an_empty_one(model, labels):
     assert not samples.roi[1:].any()
 
 
+def test_regions_in_the_order_of_data_that_have_none_are_refused(model, labels):
+    shuffled = tf.data.Dataset.from_tensor_slices((X, labels)).shuffle(30, seed=0).batch(8)
+    with pytest.raises(kx.InputError, match=r"roi stands in the order of the data, but .* shuffled or augmented"):
+        kx.select(model, shuffled, roi=MASKS)
+    still = tf.data.Dataset.from_tensor_slices((X, labels)).batch(8)
+    samples = kx.select(model, still, roi=list(MASKS))
+    np.testing.assert_array_equal(samples.roi, MASKS[list(map(int, samples.ids))])
+
+
 def test_ids_of_the_data_name_the_regions(model, labels):
     names = np.array([f"case {i}" for i in range(30)])
     roi = dict(zip(names, MASKS, strict=True))

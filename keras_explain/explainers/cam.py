@@ -16,6 +16,8 @@ from keras_explain.gradients import Scorer, identity
 from keras_explain.outputs import called
 from keras_explain.records import Attribution, Samples
 
+_MOST_STRETCH = 2.0  # of one axis against another; tokens by heads of an attention layer are no map
+
 
 def mean_gradients(gradients: Any, maps: Any, images: Any) -> Any:
     """ReLU(sum over k of w_k A_k) with w_k = mean over space of dz/dA_k."""
@@ -64,7 +66,7 @@ def enlarged(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def map_layer(model: keras.Model, image: np.ndarray, wanted: str | None) -> tuple[str, keras.layers.Layer]:
     """The path and the layer of a name or path, or else of the layer called last whose output is a map of the image.
 
-    A map has the axes of the image, several positions on them, and channels.
+    A map has the axes of the image in about its proportions, several positions on them, and channels.
 
     Args:
         model: nested models are looked into.
@@ -82,12 +84,20 @@ def map_layer(model: keras.Model, image: np.ndarray, wanted: str | None) -> tupl
             raise InputError(f"layer must be the name or path of one layer; {wanted!r} fits {len(found)} of {known}.")
         return found[0], paths[found[0]]
     for layer, output in reversed(called(model, image)):
-        shape = tuple(getattr(output, "shape", ()))
-        if not isinstance(layer, keras.Model) and len(shape) == image.ndim > 2 and np.prod(shape[1:-1]) > 1:
+        if not isinstance(layer, keras.Model) and _is_map(tuple(getattr(output, "shape", ())), image.shape):
             return next(path for path, known in paths.items() if known is layer), layer
     raise InputError(
-        f"'{model.name}' has no layer whose output is a map of the image, which class activation maps need."
+        f"'{model.name}' has no layer whose output is a map of the image, which class activation maps need. "
+        "Methods that need none are 'occlusion', 'rise' and those of gradients."
     )
+
+
+def _is_map(shape: tuple[int, ...], image: tuple[int, ...]) -> bool:
+    """Whether an output has several positions on the axes of the image, in about the image's proportions."""
+    if len(shape) != len(image) or np.prod(shape[1:-1]) <= 1:
+        return False
+    scale = np.divide(image[1:-1], shape[1:-1])
+    return bool(scale.max() <= _MOST_STRETCH * scale.min())
 
 
 def _paths(owner: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, keras.layers.Layer]]:
@@ -128,7 +138,7 @@ class GradCam:
     """
 
     method: ClassVar[str] = "grad_cam"
-    unit: ClassVar[str] = "logit per position"
+    unit: ClassVar[str] = "logit > 0"
     combine: ClassVar[Callable[..., Any]] = staticmethod(mean_gradients)
     layer: str | None = None
 
@@ -146,7 +156,7 @@ class GradCam:
             targets=samples.targets.reshape(-1),
             rows=samples.rows,
             score=scores.reshape(-1),
-            unit=f"{self.unit} of {' × '.join(map(str, maps.shape[1:]))}",
+            unit=f"{self.unit}, map {' × '.join(map(str, maps.shape[1:]))}",
             settings={"layer": path},
             details={"map": maps},
         )
@@ -179,5 +189,5 @@ class GradCamPlusPlus(GradCam):
     """
 
     method: ClassVar[str] = "grad_cam_plus_plus"
-    unit: ClassVar[str] = "activation, positions"
+    unit: ClassVar[str] = "activation > 0"
     combine: ClassVar[Callable[..., Any]] = staticmethod(positive_gradients)

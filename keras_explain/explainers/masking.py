@@ -263,6 +263,7 @@ class Rise:
             targets=samples.targets.reshape(-1),
             rows=samples.rows,
             score=score.reshape(-1),
+            unit="logit where shown",
             settings=dict(vars(self)),
             standard_error=shared(np.concatenate(errors), shape[-1]),
         )

@@ -31,8 +31,8 @@ class ScoreCam:
         channels: only so many channels, those that vary most over the image (Faster Score-CAM); None takes all.
 
     Raises:
-        InputError: at use, another backend, a model that is not a functional or sequential one of a single output, a
-            one-unit sigmoid, or no such layer.
+        InputError: another backend; at use, a model that is not a functional or sequential one of a single output, a
+            one-unit sigmoid, bfloat16, no such layer or more channels than it has.
         MissingExtra: tf-keras-vis is not installed.
 
     Example:
@@ -53,22 +53,28 @@ class ScoreCam:
 
     def __post_init__(self) -> None:
         check_counts(1, channels=self.channels)
-
-    def explain(self, scorer: Scorer, samples: Samples) -> Attribution:
-        """One map for each image and target."""
         if keras.backend.backend() != "tensorflow":
             raise InputError(
                 f"ScoreCam is computed by tf-keras-vis on TensorFlow alone; Keras runs on {keras.backend.backend()!r}. "
                 "Use 'grad_cam', or 'occlusion' or 'rise', which too take forward passes only."
             )
+
+    def explain(self, scorer: Scorer, samples: Samples) -> Attribution:
+        """One map for each image and target."""
         model, images, head = scorer.model, samples.images, scorer.head(samples.images)
         if not getattr(model, "outputs", None) or len(model.outputs) != 1 or head.binary:
             raise InputError(
-                f"ScoreCam needs a model of one output with a unit for every class; '{model.name}' is none."
+                f"'{model.name}' is subclassed, has several outputs or one sigmoid unit, which ScoreCam (tf-keras-vis) "
+                "cannot explain; 'grad_cam' can."
             )
         path, layer = map_layer(model, images[:1], self.layer)
-        if all(own is not layer for own in model.layers):
-            raise InputError(f"ScoreCam cannot reach '{path}' inside a nested model; 'grad_cam' can.")
+        if isinstance(layer, keras.Model) or all(own is not layer for own in model.layers):
+            raise InputError(f"ScoreCam cannot reach '{path}', a nested model or a layer in one; 'grad_cam' can.")
+        if layer.compute_dtype == "bfloat16":
+            raise InputError(f"ScoreCam (tf-keras-vis) cannot enlarge the bfloat16 maps of '{path}'; 'grad_cam' can.")
+        count = int(layer.output.shape[-1])
+        if self.channels is not None and self.channels > count:
+            raise InputError(f"channels must be at most those of '{path}', {count}; got {self.channels}.")
         options = {"penultimate_layer": layer, "seek_penultimate_conv_layer": False, "normalize_cam": False}
         with exchanged(head.switched()):
             visualizer = _scorecam(model)
@@ -79,7 +85,7 @@ class ScoreCam:
                 for target in targets
             ]
         score = np.take_along_axis(scorer.logits(images), samples.targets, axis=1)
-        scorer.evaluations += samples.targets.size * (self.channels or layer.output.shape[-1])
+        scorer.evaluations += samples.targets.size * (self.channels or count)
         return Attribution(
             method=self.method,
             values=shared(np.stack(maps), images.shape[-1]),

@@ -16,9 +16,22 @@ if TYPE_CHECKING:
 
 _PLOT = 1.8  # inches, height of a small plot
 _COLUMNS = 4
-# Okabe and Ito's colours: each method its own in every figure, the last three for a user's.
-_METHODS = ("vanilla", "guided", "rectified", "integrated_gradients", "lime", "gradient_shap")
-_LINES = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a00", "#7a3b00")
+# Okabe and Ito's colours and a few more: each method its own in every figure, the others for a user's.
+_COLOURS = {
+    "vanilla": "#000000",
+    "guided": "#d55e00",
+    "rectified": "#0072b2",
+    "integrated_gradients": "#009e73",
+    "lime": "#cc79a7",
+    "gradient_shap": "#e69f00",
+    "grad_cam": "#7f0000",
+    "grad_cam_plus_plus": "#e377c2",
+    "occlusion": "#00429d",
+    "rise": "#5b8c00",
+    "score_cam": "#9467bd",
+    "smoothgrad": "#777777",
+}
+_OTHERS = ("#56b4e9", "#8a8a00", "#7a3b00")
 
 
 def history(
@@ -57,7 +70,8 @@ def history(
         measure: max(len(line) - line.count(None) for line in map(list, curves[measure].values())) for measure in curves
     }
     drawn = [measure for measure in curves if measure not in CHANCE.values() and counts[measure] >= least]
-    methods = list(dict.fromkeys([*_METHODS, *(method for measure in drawn for method in curves[measure])]))
+    others = list(dict.fromkeys(m for measure in drawn for m in curves[measure] if m not in _COLOURS))
+    colours = _COLOURS | {method: _OTHERS[i % len(_OTHERS)] for i, method in enumerate(others)}
     rows = max(1, -(-len(drawn) // _COLUMNS))
     figure = sheet(CELL * _COLUMNS, 2.5 * CAPTION + rows * _PLOT, title)
     handles: dict[str, Any] = {}
@@ -67,8 +81,9 @@ def history(
         axes = figure.add_axes(share(figure, box))
         lines = {method: np.array(line, "float64") for method, line in curves[measure].items()}
         for method, line in lines.items():
-            colour = _LINES[methods.index(method) % len(_LINES)]
-            (handles[method],) = axes.plot(epochs, line, color=colour, linewidth=1.2, marker="o", markersize=2.5)
+            (handles[method],) = axes.plot(
+                epochs, line, color=colours[method], linewidth=1.2, marker="o", markersize=2.5
+            )
         chance = curves.get(CHANCE.get(measure, ""), {})
         for level in chance.values():
             (handles["chance"],) = axes.plot(

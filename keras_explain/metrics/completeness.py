@@ -45,7 +45,7 @@ class Completeness:
         if np.isfinite(attribution.base_score).any():
             measured["completeness_error"] = attribution.completeness_error
             measured["relative_completeness_error"] = attribution.relative_completeness_error
-        if len(attribution.standard_error):
-            squares = np.square(attribution.standard_error, dtype="float64").reshape(len(attribution), -1)
-            measured["standard_error"] = np.sqrt(squares.sum(axis=1))
+            if len(attribution.standard_error):
+                squares = np.square(attribution.standard_error, dtype="float64").reshape(len(attribution), -1)
+                measured["standard_error"] = np.sqrt(squares.sum(axis=1))
         return measured
