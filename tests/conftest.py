@@ -40,12 +40,16 @@ def small_cnn(head="softmax", classes=3, size=8, channels=1, seed=0, normalise=F
     """A small convolutional classifier with random weights and biases, the same on every backend."""
     keras.utils.set_random_seed(seed)
     random = np.random.default_rng(seed)
-    first, second, dense = layers.Conv2D(6, 3, activation="relu"), layers.Conv2D(6, 3), layers.Dense(classes, head)
+    wide = keras.initializers.RandomNormal(0, 0.5)  # that they have initializers at all is what some tests look at
+    bias = keras.initializers.RandomNormal(0, 0.3)
+    first = layers.Conv2D(6, 3, activation="relu", bias_initializer=bias)
+    second = layers.Conv2D(6, 3, bias_initializer=bias)
+    dense = layers.Dense(classes, head, kernel_initializer=wide)
     body = [first, *([layers.BatchNormalization()] if normalise else []), second, layers.ReLU(), layers.Flatten()]
     model = keras.Sequential([keras.Input((size, size, channels)), *body, dense])
     for layer, spread in ((first, 0.3), (second, 0.2), (dense, 0.5)):
-        kernel, bias = layer.get_weights()
-        layer.set_weights([random.normal(0, spread, kernel.shape), random.normal(0, 0.3, bias.shape)])
+        shapes = [weight.shape for weight in layer.get_weights()]
+        layer.set_weights([random.normal(0, spread, shapes[0]), random.normal(0, 0.3, shapes[1])])
     return model
 
 
