@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import numpy as np
 
 _ACTIVATION_LAYERS = (keras.layers.ReLU, keras.layers.Softmax, keras.layers.LeakyReLU, keras.layers.PReLU)
 _ACTIVATION_OPERATIONS = {"Relu", "Relu6", "LeakyRelu", "Sigmoid", "Softmax"}
+_ABSENT = object()
+ONE_AT_A_TIME = threading.RLock()  # held by whoever has changed layers for a moment
 _PROBE = np.array([[-1000.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 1000.0]], "float32")
 _MODERATE = _PROBE[:, 1:-1]
 
@@ -90,18 +93,22 @@ def sites(model: keras.Model) -> list[Site]:
 
 @contextmanager
 def exchanged(replacements: Iterable[tuple[Site, Callable[..., Any]]]) -> Iterator[None]:
-    """Replace the functions at the given sites inside a `with` block, and put them back whatever happens there."""
+    """Replace the functions at the given sites inside a `with` block, and put back what was there, whatever happens.
+
+    Only one thread at a time is inside such a block, since layers are shared by all of them.
+    """
     # Keras tracks ordinary attribute assignments; the instance dictionary goes round that.
-    before: list[tuple[dict[str, Any], Site, bool]] = []
-    try:
-        for site, function in replacements:
-            attributes = vars(site.owner)
-            before.append((attributes, site, site.attribute in attributes))
-            attributes[site.attribute] = function
-        yield
-    finally:
-        for attributes, site, own in reversed(before):
-            if own:
-                attributes[site.attribute] = site.function
-            else:
-                del attributes[site.attribute]
+    before: list[tuple[dict[str, Any], str, Any]] = []
+    with ONE_AT_A_TIME:
+        try:
+            for site, function in replacements:
+                attributes = vars(site.owner)
+                before.append((attributes, site.attribute, attributes.get(site.attribute, _ABSENT)))
+                attributes[site.attribute] = function
+            yield
+        finally:
+            for attributes, name, function in reversed(before):
+                if function is _ABSENT:
+                    del attributes[name]
+                else:
+                    attributes[name] = function

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_explain.activations import Site, exchanged, sites
+from keras_explain.activations import ONE_AT_A_TIME, Site, exchanged, sites
 from keras_explain.errors import HeadError
 
 _REGRESSION = ("squared", "absolute", "percentage", "huber", "log_cosh", "logcosh", "mse", "mae", "mape", "msle")
@@ -99,7 +99,6 @@ def called(model: keras.Model, images: Any) -> list[tuple[keras.layers.Layer, An
         model: of one image input.
         images: (n, *image shape).
     """
-    call = keras.layers.Layer.__call__
     own = {id(layer) for layer in model._flatten_layers()}  # a data pipeline may call layers on another thread
     ended: dict[int, tuple[keras.layers.Layer, Any]] = {}
 
@@ -110,12 +109,38 @@ def called(model: keras.Model, images: Any) -> list[tuple[keras.layers.Layer, An
             ended[id(layer)] = layer, result
         return result
 
-    try:
-        keras.layers.Layer.__call__ = watched
-        run(model, ops.convert_to_tensor(images))
-    finally:
-        keras.layers.Layer.__call__ = call
+    with ONE_AT_A_TIME:
+        call = keras.layers.Layer.__call__
+        try:
+            keras.layers.Layer.__call__ = watched
+            run(model, ops.convert_to_tensor(images))
+        finally:
+            keras.layers.Layer.__call__ = call
     return list(ended.values())
+
+
+def beside(model: keras.Model, key: int | str | None) -> set[int]:
+    """Identities of the layers of a functional model that its explained output does not come from.
+
+    Args:
+        model: any Keras model; of other kinds nothing is known.
+        key: of the explained output, as a `Head` has it.
+    """
+    if key is None or not getattr(model, "outputs", None):
+        return set()
+    behind: set[tuple[int, int]] = set()
+    waiting = [model.output[key]]
+    while waiting:
+        history = waiting.pop()._keras_history
+        if (id(history.operation), history.node_index) not in behind:
+            behind.add((id(history.operation), history.node_index))
+            waiting += history.operation._inbound_nodes[history.node_index].input_tensors
+    used = {operation for operation, _ in behind}
+    inside, outside = (
+        {id(inner) for layer in model.layers if (id(layer) in used) == wanted for inner in layer._flatten_layers()}
+        for wanted in (True, False)
+    )
+    return outside - inside  # a layer can lead to both
 
 
 def find_head(model: keras.Model, images: Any, output: str | None = None) -> Head:

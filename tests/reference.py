@@ -121,7 +121,7 @@ class Cnn:
 
     def layers(self):
         convolution = layers.Conv2D(len(self.bias), len(self.kernel), activation="relu", name="convolution")
-        return [convolution, layers.Flatten(), layers.Dense(self.head.shape[-1], activation="softmax")]
+        return [convolution, layers.Flatten(), layers.Dense(self.head.shape[-1], "softmax", name="head")]
 
     def set_weights(self, model):
         dense = self.head.reshape(-1, self.head.shape[-1])

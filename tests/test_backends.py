@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -142,6 +143,42 @@ def test_maps_in_mixed_precision_point_where_those_in_float32_do(policy, least, 
         assert ratio == pytest.approx(1, abs=0.05), method
 
 
+def halved(build):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        return build()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_float16_gradients_that_overflow_at_any_scale_above_one_are_found():
+    """A float32 head of large weights, positive and negative: what overflows to -inf is not cut to 0 by Grad-CAM."""
+
+    def build():
+        image = keras.Input((12, 12, 2))
+        body = layers.Conv2D(4, 3, activation="softplus")(layers.Conv2D(4, 3, activation="relu")(image))
+        pooled = layers.GlobalAveragePooling2D()(body)
+        return keras.Model(image, layers.Dense(3, activation="softmax", dtype="float32")(pooled))
+
+    whole, half = build(), halved(build)
+    random = np.random.default_rng(3)
+    weights = [random.normal(0, 0.5, w.shape) for w in whole.get_weights()]
+    weights[-2] = weights[-2] * 3e7
+    for model in (whole, half):
+        model.set_weights(weights)
+    for method in ("vanilla", "grad_cam", "grad_cam_plus_plus", kx.IntegratedGradients(8)):
+        expected, found = (kx.explain(model, X[:2], method, targets="all").values for model in (whole, half))
+        assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max(), method
+        assert np.abs(expected).max() > (0 if method == "grad_cam_plus_plus" else 65504), method
+
+
+def test_logits_that_are_not_finite_are_no_scores():
+    model = network()
+    model.layers[-1].kernel.assign(np.full((8, 3), np.inf))
+    with pytest.raises(kx.InputError, match="logits of the model are not finite"):
+        kx.explain(model, X[:2], "vanilla", targets=0)
+
+
 def test_passes_alone_agree_in_mixed_precision():
     for policy, least in (("mixed_float16", 0.999), ("mixed_bfloat16", 0.95)):
         for cosine, ratio in agreement(policy, 1.0, [kx.Occlusion(4, 4), ROWS]):
@@ -220,6 +257,47 @@ def test_on_jax_chunks_are_filled_up_and_compiled_for_few_lengths():
     summed = kx.explain(scorer, images[:1], kx.IntegratedGradients(11), targets=0)
     alone = kx.explain(kx.Scorer(model, batch_size=1), images[:1], kx.IntegratedGradients(11), targets=0)
     np.testing.assert_allclose(summed.values, alone.values, rtol=1e-4, atol=1e-6)
+    before = scorer.evaluations
+    kx.explain(scorer, images[:3], "vanilla", targets=0)
+    assert scorer.evaluations == before + 3  # not what chunks were filled up with
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="of JAX alone")
+def test_numbers_of_64_bits_on_jax():
+    code = """
+import jax, numpy as np, keras, keras_explain as kx
+jax.config.update("jax_enable_x64", True)
+layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]
+print(kx.explain(keras.Sequential(layers), np.ones((1, 4, 4, 1)), "grad_cam", targets=0).values.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "(1, 4, 4, 1)" in done.stdout, done.stderr[-500:]
+
+
+@pytest.mark.parametrize("floatx", ["float64", "bfloat16"])
+def test_other_types_of_keras_own_numbers(floatx):
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        model = network()
+        values = {method: kx.explain(model, X[:1], method, targets=0).values for method in ("vanilla", "grad_cam")}
+    finally:
+        keras.config.set_floatx(before)
+    for method, found in values.items():
+        expected = kx.explain(network(), X[:1], method, targets=0).values
+        cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
+        assert cosine > (0.98 if floatx == "bfloat16" else 0.99999), method
+
+
+def test_threads_with_models_of_their_own_leave_keras_as_it_was():
+    call = keras.layers.Layer.__call__
+    alone = [kx.explain(small_cnn(seed=k), np.ones((1, 8, 8, 1)), "grad_cam", targets=0).values for k in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        work = [(small_cnn(seed=k), np.ones((1, 8, 8, 1)), "grad_cam", 0) for k in (0, 1)]
+        found = [done.result().values for done in [pool.submit(kx.explain, *args) for args in work for _ in range(4)]]
+    assert keras.layers.Layer.__call__ is call
+    for k, values in enumerate(found):
+        np.testing.assert_allclose(values, alone[k // 4], rtol=1e-5, atol=1e-7)
 
 
 def test_versions_name_the_backend():

@@ -88,8 +88,8 @@ def test_the_last_map_is_taken_and_another_by_name_or_path():
     last, named, path = (
         kx.explain(model, IMAGES, kx.GradCam(layer), targets=0) for layer in (None, "convolution", "body/convolution")
     )
-    assert last.settings["layer"] == "body/off"
-    assert named.settings["layer"] == path.settings["layer"] == "body/convolution"
+    assert last.settings["layer_found"] == "body/off"
+    assert named.settings["layer_found"] == path.settings["layer_found"] == "body/convolution"
     np.testing.assert_array_equal(last.values, named.values)
     cnn = small_cnn()
     images = np.random.default_rng(0).random((2, 8, 8, 1), "float32")
@@ -125,13 +125,12 @@ def test_a_tapped_layer_is_left_as_it_was():
     [
         (lambda: linear_model(np.eye(3)), None, "no layer whose output is a map"),
         (flat, "top", "'top' fits 0 of .*convolution, flatten"),
-        (flat, "dense", "gives no map of the image: 0 axes"),
+        (flat, "head", "gives no map of the image: 0 axes"),
+        (flat, "volution", "'volution' fits 0 of"),
     ],
 )
 def test_layers_without_a_map_are_named(model, layer, message):
     built = model()
-    if layer == "dense":
-        layer = built.layers[-1].name
     images = np.ones((1, 3), "float32") if built.input_shape == (None, 3) else IMAGES
     with pytest.raises(kx.InputError, match=message):
         kx.explain(built, images, kx.GradCam(layer), targets=0)
@@ -146,7 +145,7 @@ def test_tokens_by_heads_of_an_attention_layer_are_no_map():
     model = keras.Model(image, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling1D()(attended)))
     x = np.random.default_rng(0).random((1, 32, 32, 1), "float32")
     found = kx.explain(model, x, "grad_cam", targets=0)
-    assert found.settings["layer"] == "patches"
+    assert found.settings["layer_found"] == "patches"
     assert found.unit == "logit > 0, map 8 × 8"
 
 
@@ -169,6 +168,68 @@ def test_two_layers_of_one_name_are_told_apart_by_path():
         kx.explain(model, IMAGES, kx.GradCam("same"), targets=0)
     first, second = (kx.explain(model, IMAGES, kx.GradCam(path), targets=0).values for path in ("a/same", "b/same"))
     assert np.abs(first - second).max() > 0
+
+
+def two_outputs():
+    """A class and, called later, a segmentation."""
+    image = keras.Input((8, 8, 1))
+    trunk = layers.Conv2D(4, 3, activation="relu", name="trunk")(image)
+    kind = layers.Dense(3, activation="softmax", name="kind")(layers.GlobalAveragePooling2D()(trunk))
+    return keras.Model(image, {"kind": kind, "mask": layers.Conv2D(1, 3, name="mask")(trunk)})
+
+
+def test_layers_of_other_outputs_are_left_out_and_refused_by_name(random):
+    x = random.random((1, 8, 8, 1), "float32")
+    found = kx.explain(two_outputs(), x, "grad_cam", targets=0, output="kind")
+    assert found.settings["layer_found"] == "trunk"
+    with pytest.raises(kx.InputError, match="Layer 'mask' does not lead to the explained output"):
+        kx.explain(two_outputs(), x, kx.GradCam("mask"), targets=0, output="kind")
+
+
+def test_a_pooled_map_of_one_position_is_none(random):
+    image = keras.Input((8, 8, 1))
+    pooled = layers.GlobalAveragePooling2D(keepdims=True)(layers.Conv2D(4, 3, name="last")(image))
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(layers.Flatten()(pooled)))
+    x = random.random((1, 8, 8, 1), "float32")
+    assert kx.explain(model, x, "grad_cam", targets=0).settings["layer_found"] == "last"
+
+
+def test_paths_go_as_deep_as_models_do(random):
+    image = keras.Input(NET.shape)
+    inner = keras.Sequential([keras.Input(NET.shape), layers.Conv2D(2, 3, name="deep")], name="inner")
+    outer = keras.Sequential([keras.Input(NET.shape), inner], name="outer")
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(layers.Flatten()(outer(image))))
+    found = kx.explain(model, IMAGES, kx.GradCam("inner/deep"), targets=0)
+    assert found.settings == {"layer": "inner/deep", "layer_found": "outer/inner/deep"}
+
+
+def test_layers_that_give_several_tensors_or_have_channels_first_are_refused(random):
+    class Two(layers.Layer):
+        def call(self, x):
+            return x, 2 * x
+
+    image = keras.Input(NET.shape)
+    x, y = Two(name="two")(layers.Conv2D(2, 3)(image))
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(layers.Flatten()(x + y)))
+    with pytest.raises(kx.InputError, match="Layer 'two' gives a tuple, not one tensor"):
+        kx.explain(model, IMAGES, kx.GradCam("two"), targets=0)
+    first = layers.MaxPooling2D(2, data_format="channels_first", name="turned")(image)
+    model = keras.Model(image, layers.Dense(3, activation="softmax")(layers.Flatten()(first)))
+    for method in ("grad_cam", "occlusion", "rise"):
+        with pytest.raises(kx.InputError, match="Layer 'turned' has its channels first"):
+            kx.explain(model, IMAGES, method, targets=0)
+
+
+def test_metrics_know_the_explainer_that_made_the_maps_from_another():
+    model, samples = NET.set_weights(nested()), kx.Samples(IMAGES, [0, 1, 2])
+    for made, other in ((kx.GradCam("convolution"), kx.GradCam()), (kx.Occlusion(2, 1), kx.Occlusion([3, 3], 1))):
+        found = kx.explain(model, samples, made)
+        measured = kx.metrics.evaluate(model, samples, found, ["sensitivity"], explainer=made)
+        assert np.isfinite(list(measured.values())).all()
+        with pytest.raises(kx.InputError, match="the maps were made with"):
+            kx.metrics.evaluate(model, samples, found, ["sensitivity"], explainer=other)
+    again = kx.Occlusion(**found.settings)
+    np.testing.assert_array_equal(kx.explain(model, samples, again).values, found.values)
 
 
 def test_enlarging_keeps_a_constant_and_the_order():
@@ -215,13 +276,17 @@ def test_score_cam_is_that_of_tf_keras_vis_on_the_logits():
     NET.set_weights(twin)
     twin.layers[-1].activation = keras.activations.linear
     options = {"penultimate_layer": "convolution", "seek_penultimate_conv_layer": False, "normalize_cam": False}
-    found, few = (kx.explain(model, IMAGES, kx.ScoreCam(channels=n), targets=TARGETS) for n in (None, 2))
-    assert found.settings == {"layer": "convolution", "channels": None}
+    scorer = kx.Scorer(model)
+    found = kx.explain(scorer, IMAGES, "score_cam", targets=TARGETS)
+    assert scorer.evaluations == 3 + 6 * 4
+    few = kx.explain(model, IMAGES, kx.ScoreCam(channels=2), targets=TARGETS)
+    assert found.settings == {"layer": None, "layer_found": "convolution", "channels": None}
     for column in range(2):
         expected = Scorecam(twin)(CategoricalScore(TARGETS[:, column].tolist()), IMAGES, **options)
         np.testing.assert_allclose(found.values[column::2].sum(axis=-1), expected, rtol=1e-4, atol=1e-6)
     assert np.abs(found.values - few.values).max() > 1e-3
     # What `predict` traces is kept, and theirs are lists with batches of as many images as there are channels.
+    assert "predict" not in vars(model)
     four = model.predict([np.concatenate([IMAGES, IMAGES[:1]])], verbose=0)
     np.testing.assert_allclose(four, np.concatenate([own, own[:1]]), rtol=1e-5)
 
@@ -234,6 +299,7 @@ def test_score_cam_is_that_of_tf_keras_vis_on_the_logits():
         (subclassed, {}, "is subclassed, has several outputs or one sigmoid unit, which ScoreCam .* cannot explain"),
         (lambda: small_cnn("sigmoid", 1), {}, "one sigmoid unit, which ScoreCam"),
         (flat, {"layer": "top"}, "'top' fits 0 of"),
+        (flat, {"layer": "head"}, "layer 'head' gives no map of the image"),
         (flat, {"channels": 5}, "channels must be at most those of 'convolution', 4; got 5"),
         (halved, {}, "cannot enlarge the bfloat16 maps of 'convolution'"),
     ],

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 import keras_explain as kx
 from keras_explain.verdicts import verdicts
 from tests import reference
-from tests.conftest import small_cnn
+from tests.conftest import linear_model, small_cnn
 
 NET = reference.Mlp(shape=(6, 7, 2))
 IMAGES = np.random.default_rng(5).normal(0.3, 1, (2, 6, 7, 2)).astype("float32")
@@ -53,6 +53,11 @@ def linear_on_images(weights, shape):
     model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
     model.set_weights([weights, np.zeros(3)])
     return model
+
+
+def test_windows_move_by_half_of_themselves_rounded_down():
+    found = kx.explain(small_cnn(size=41), np.random.default_rng(0).random((1, 41, 41, 1)), "occlusion", targets=0)
+    assert found.settings == {"window": [5, 5], "stride": [2, 2], "hide": "blur"}
 
 
 def test_windows_are_an_eighth_of_each_side_and_overlap_by_half():
@@ -164,6 +169,11 @@ def test_every_option_changes_a_number_and_the_same_seed_gives_the_same_bits(met
         (lambda: kx.Rise(cells=0), "cells must be a whole number, at least 1"),
         (lambda: kx.Rise(probability=1.0), "probability must lie between 0 and 1; got 1.0"),
         (lambda: kx.Rise(hide="black"), "hide must be"),
+        (lambda: kx.Occlusion(hide=None), "hide must be 'mean', 'blur' or a number; got None"),
+        (lambda: kx.Occlusion(hide=float("nan")), "hide must be"),
+        (lambda: kx.explain(NET.keras(), IMAGES, kx.Rise(2, 6, 0.01), 0), "In none of 2 samples a mask shows some"),
+        (lambda: kx.explain(linear_model(np.eye(3)), np.ones((1, 3)), "rise", 0), "there are no positions to hide"),
+        (lambda: kx.explain(linear_model(np.eye(3)), np.ones((1, 3)), "occlusion", 0), "no positions to hide"),
     ],
 )
 def test_bad_input_is_named(call, message):

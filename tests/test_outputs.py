@@ -308,6 +308,28 @@ def test_exchanged_layers_are_noticed():
     np.testing.assert_allclose(scorer.logits(IMAGES), kx.Scorer(model).logits(IMAGES), rtol=1e-6)
 
 
+def test_exchanged_activations_are_followed_and_stay():
+    model = small_cnn()
+    scorer = kx.Scorer(model)
+    kx.explain(scorer, IMAGES, "guided", targets=0)
+    model.layers[0].activation = keras.activations.gelu
+    model.layers[-1].activation = keras.activations.sigmoid
+    again = kx.explain(scorer, IMAGES, "vanilla", targets=0)
+    assert model.layers[0].activation is keras.activations.gelu
+    assert model.layers[-1].activation is keras.activations.sigmoid
+    np.testing.assert_allclose(again.values, kx.explain(kx.Scorer(model), IMAGES, "vanilla", targets=0).values)
+    assert scorer.head(IMAGES).kind == "sigmoid"
+
+
+def test_whole_numbers_inside_the_model_have_no_gradient():
+    image = keras.Input((8, 8, 1))
+    model = keras.Model(
+        image, layers.Dense(3, activation="softmax")(features(ops.cast(ops.cast(image, "int32"), "float32")))
+    )
+    with pytest.raises(kx.InputError, match="whole numbers, so it has no gradient"):
+        kx.explain(model, IMAGES, "vanilla", targets=0)
+
+
 def test_an_input_of_whole_numbers_has_no_gradient():
     image = keras.Input((8, 8, 1), dtype="uint8")
     model = keras.Model(

@@ -11,9 +11,9 @@ import numpy as np
 from keras import ops
 
 from keras_explain.errors import InputError
-from keras_explain.explainers.masking import shared
+from keras_explain.explainers.masking import check_channels_last, shared
 from keras_explain.gradients import Scorer, identity
-from keras_explain.outputs import called
+from keras_explain.outputs import beside, called
 from keras_explain.records import Attribution, Samples
 
 _MOST_STRETCH = 2.0  # of one axis against another; tokens by heads of an attention layer are no map
@@ -63,29 +63,31 @@ def enlarged(maps: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return maps
 
 
-def map_layer(model: keras.Model, image: np.ndarray, wanted: str | None) -> tuple[str, keras.layers.Layer]:
+def map_layer(scorer: Scorer, image: np.ndarray, wanted: str | None) -> tuple[str, keras.layers.Layer]:
     """The path and the layer of a name or path, or else of the layer called last whose output is a map of the image.
 
     A map has the axes of the image in about its proportions, several positions on them, and channels.
 
     Args:
-        model: nested models are looked into.
+        scorer: of the model; nested models are looked into, layers that lead to other outputs only are left out.
         image: (1, *image shape).
         wanted: the name of a layer, or its path as in `"resnet50/conv5_block3_out"`.
 
     Raises:
         InputError: there is no such layer, or there are several.
     """
-    paths = dict(_paths(model))
+    model, paths = scorer.model, list(_paths(scorer.model))
     if wanted is not None:
-        found = [path for path in paths if f"/{path}".endswith(f"/{wanted}")]
-        if len(found) != 1:
-            known = ", ".join(found or paths)
+        found = [(path, layer) for path, layer in paths if f"/{path}".endswith(f"/{wanted}")]
+        if len({id(layer) for _, layer in found}) != 1:
+            known = ", ".join(path for path, _ in found or paths)
             raise InputError(f"layer must be the name or path of one layer; {wanted!r} fits {len(found)} of {known}.")
-        return found[0], paths[found[0]]
+        return found[0]
+    aside = beside(model, scorer.head(image).key)
     for layer, output in reversed(called(model, image)):
-        if not isinstance(layer, keras.Model) and _is_map(tuple(getattr(output, "shape", ())), image.shape):
-            return next(path for path, known in paths.items() if known is layer), layer
+        own = not isinstance(layer, keras.Model) and id(layer) not in aside
+        if own and _is_map(tuple(getattr(output, "shape", ())), image.shape):
+            return next(found for found in paths if found[1] is layer)
     raise InputError(
         f"'{model.name}' has no layer whose output is a map of the image, which class activation maps need. "
         "Methods that need none are 'occlusion', 'rise' and those of gradients."
@@ -144,8 +146,9 @@ class GradCam:
 
     def explain(self, scorer: Scorer, samples: Samples) -> Attribution:
         """One map for each image and target."""
-        model, shape = scorer.model, samples.images.shape[1:]
-        path, layer = map_layer(model, samples.images[:1], self.layer)
+        shape = samples.images.shape[1:]
+        check_channels_last(scorer.model)
+        path, layer = map_layer(scorer, samples.images[:1], self.layer)
         scores, maps = scorer.differentiate(identity, self.combine, samples.targets, [samples.images], tap=layer)
         maps = maps.reshape(-1, *maps.shape[2:])
         if maps.ndim != len(shape):
@@ -157,7 +160,7 @@ class GradCam:
             rows=samples.rows,
             score=scores.reshape(-1),
             unit=f"{self.unit}, map {' × '.join(map(str, maps.shape[1:]))}",
-            settings={"layer": path},
+            settings={"layer": self.layer, "layer_found": path},
             details={"map": maps},
         )
 

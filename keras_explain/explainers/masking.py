@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -34,8 +35,24 @@ def shared(maps: np.ndarray, channels: int) -> np.ndarray:
 
 def check_hide(hide: str | float) -> None:
     """Raise InputError unless `hide` is a way to hide parts of an image."""
-    if isinstance(hide, str) and hide not in ("mean", "blur"):
+    number = isinstance(hide, int | float | np.number) and bool(np.isfinite(hide))
+    if not number and not (isinstance(hide, str) and hide in ("mean", "blur")):
         raise InputError(f"hide must be 'mean', 'blur' or a number; got {hide!r}.")
+
+
+def check_channels_last(model: keras.Model) -> None:
+    """Raise where a layer has its channels before the positions: they would be taken for one of them."""
+    for layer in model._flatten_layers():
+        if getattr(layer, "data_format", None) == "channels_first":
+            raise InputError(
+                f"Layer '{layer.name}' has its channels first; only images with channels last are explained."
+            )
+
+
+def check_positions(samples: Samples) -> None:
+    """Raise where images have no axis but channels, and so no part that could be hidden."""
+    if samples.images.ndim < 3:
+        raise InputError(f"images have shape {samples.images.shape[1:]}: there are no positions to hide.")
 
 
 def hidden_image(image: np.ndarray, hide: str | float, segments: np.ndarray) -> np.ndarray:
@@ -130,12 +147,16 @@ class Occlusion:
 
     def __post_init__(self) -> None:
         for name, given in (("window", self.window), ("stride", self.stride)):
-            for number in given if isinstance(given, tuple) else (given,):
+            if isinstance(given, list):  # as settings have it that come from a file
+                object.__setattr__(self, name, tuple(given))
+            for number in given if isinstance(given, tuple | list) else (given,):
                 check_counts(1, **{name: number})
         check_hide(self.hide)
 
     def explain(self, scorer: Scorer, samples: Samples) -> Attribution:
         """One map for each image and target."""
+        check_channels_last(scorer.model)
+        check_positions(samples)
         shape = samples.images.shape[1:]
         window, stride = self._sizes(shape[:-1])
         corners = np.stack(
@@ -167,7 +188,11 @@ class Occlusion:
             rows=samples.rows,
             score=score.reshape(-1),
             unit="logit per window",
-            settings={"window": list(window), "stride": list(stride), "hide": self.hide},
+            settings={
+                "window": list(window) if self.window is None else self.window,
+                "stride": list(stride) if self.stride is None else self.stride,
+                "hide": self.hide,
+            },
         )
 
     def _sizes(self, sides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -244,6 +269,8 @@ class Rise:
 
     def explain(self, scorer: Scorer, samples: Samples) -> Attribution:
         """One map for each image and target."""
+        check_channels_last(scorer.model)
+        check_positions(samples)
         shape = samples.images.shape[1:]
         axes = len(shape) - 1
         random = np.random.default_rng(self.seed)
@@ -289,6 +316,8 @@ def _conditional_means(
         sums = sums + np.tensordot(np.hstack([one, f, f**2])[part].T, m, 1)
         squares = squares + np.tensordot(np.hstack([one, f, f**2])[part].T, m**2, 1)
     m, mf, mff = np.split(sums, 3)
+    if not m.all():
+        raise InputError(f"In none of {len(f)} samples a mask shows some of the pixels; take more samples.")
     mm, mmf, mmff = np.split(squares, 3)
     mean, share = mf / m, m / len(f)
     squared = (mmff - 2 * mean * mmf + mean**2 * mm) / share**2 - 2 * (mff - mean * mf) / share

@@ -67,9 +67,11 @@ class ScoreCam:
                 f"'{model.name}' is subclassed, has several outputs or one sigmoid unit, which ScoreCam (tf-keras-vis) "
                 "cannot explain; 'grad_cam' can."
             )
-        path, layer = map_layer(model, images[:1], self.layer)
+        path, layer = map_layer(scorer, images[:1], self.layer)
         if isinstance(layer, keras.Model) or all(own is not layer for own in model.layers):
             raise InputError(f"ScoreCam cannot reach '{path}', a nested model or a layer in one; 'grad_cam' can.")
+        if len(layer.output.shape) != images.ndim:
+            raise InputError(f"layer '{path}' gives no map of the image.")
         if layer.compute_dtype == "bfloat16":
             raise InputError(f"ScoreCam (tf-keras-vis) cannot enlarge the bfloat16 maps of '{path}'; 'grad_cam' can.")
         count = int(layer.output.shape[-1])
@@ -93,7 +95,7 @@ class ScoreCam:
             rows=samples.rows,
             score=score.reshape(-1),
             unit="weighted activation",
-            settings={"layer": path, "channels": self.channels},
+            settings={"layer": self.layer, "layer_found": path, "channels": self.channels},
         )
 
 

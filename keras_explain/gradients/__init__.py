@@ -5,7 +5,9 @@ with `keras.ops`. The scorer streams the arrays through the device in chunks, co
 live variables, and brings only the sums back. What differs between TensorFlow, JAX and PyTorch lies in one small
 module each, with the same five names:
 
-    compiled(function, arrays, variables)   the function, traced over the live variables where the backend traces
+    compiled(function, arrays, variables, exchange)
+                                            the function, traced over the live variables where the backend traces, in
+                                            the context `exchange()` wherever its Python runs
     gradients(function, at, weight)         scores and their derivatives
     padded(n, most)                         how many points, at most so many, a program is run on to serve n
     is_out_of_memory(error)
@@ -24,7 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_explain.activations import Site, exchanged
+from keras_explain.activations import Site, exchanged, sites
 from keras_explain.errors import ExplainError, InputError
 from keras_explain.outputs import Head, find_head
 from keras_explain.rules import relu_replacements
@@ -86,7 +88,7 @@ class Scorer:
         self.batch_size = batch_size
         self._backend = backend()
         self._head: Head | None = None
-        self._variables: list[Any] = []
+        self._parts: list[Any] = []
         self._compiled: dict[Any, _Program] = {}
         self.evaluations = 0
 
@@ -112,12 +114,14 @@ class Scorer:
         return self._head
 
     def _renew(self) -> None:
-        """Forget what was compiled if layers or variables were exchanged since; new values alone are followed."""
-        variables = list(self.model.variables)
-        if len(variables) != len(self._variables) or any(
-            now is not before for now, before in zip(variables, self._variables, strict=True)
+        """Forget what was compiled if layers, variables or activations were exchanged since; values are followed."""
+        functions = [part for site in sites(self.model) for part in (site.owner, site.function)]
+        parts = [*self.model.variables, *functions]
+        if len(parts) != len(self._parts) or any(
+            now is not before and (not callable(now) or now != before)
+            for now, before in zip(parts, self._parts, strict=True)
         ):
-            self._variables, self._head = variables, None
+            self._parts, self._head = parts, None
             self._compiled.clear()
 
     def logits(self, images: np.ndarray) -> np.ndarray:
@@ -191,8 +195,10 @@ class Scorer:
     ) -> tuple[np.ndarray, Any]:
         scores, gathered = [], []
         total: tuple[Any, ...] = ()
-        for n, (score, result) in self._chunks(recipe, [targets], each, shared):
+        for n, (score, result, _) in self._chunks(recipe, [targets], each, shared):
             scores.append(keras.ops.convert_to_numpy(score)[:n])
+            if not np.isfinite(scores[-1]).all():
+                raise InputError("The logits of the model are not finite: its weights are not, or float16 overflows.")
             if isinstance(result, tuple):
                 total = tuple(a + b for a, b in zip(total, result, strict=True)) if total else result
             else:
@@ -210,7 +216,7 @@ class Scorer:
     ) -> Iterator[tuple[int, Any]]:
         """The length of every chunk and what a program makes of it; chunks are halved when memory runs out."""
         program = self._program(recipe, targets, each, shared)
-        on_device = [keras.ops.convert_to_tensor(array) for array in shared]
+        on_device = [_tensor(array) for array in shared]
         n, start, scale = len(each[0]), 0, _SCALE if program.half else 1.0
         while start < n:
             most = self._chunk_size(each, shared)
@@ -219,8 +225,7 @@ class Scorer:
             weight = np.where(np.arange(length) < stop - start, scale, 0).astype("float32")
             cut = [_lengthened(array[start:stop], length) for array in (*targets, *each)]
             try:
-                with exchanged(program.replacements):
-                    result = program.run(*map(keras.ops.convert_to_tensor, [weight, *cut]), *on_device)
+                result = program.run(*map(_tensor, [weight, *cut]), *on_device)
             except Exception as error:
                 if not self._backend.is_out_of_memory(error):
                     raise
@@ -229,7 +234,7 @@ class Scorer:
                 self.batch_size = length // 2
                 continue
             self.evaluations += stop - start
-            if program.half and scale > _LEAST_SCALE and not _finite(result):
+            if program.half and scale > _LEAST_SCALE and not bool(result[-1]):
                 scale /= _SCALE_STEP
                 continue
             yield stop - start, result
@@ -246,15 +251,15 @@ class Scorer:
         arrays = [*targets, *each, *shared]
         key = (recipe, *((array.shape[1:], array.dtype.str) for array in arrays))
         if key not in self._compiled:
-            few = [keras.ops.convert_to_tensor(array) for array in [*(array[:2] for array in each), *shared]]
+            few = [_tensor(array) for array in [*(array[:2] for array in each), *shared]]
             images = recipe.points(*few)
             program = _Program(self.model, self.head(images), recipe, images)
-            with exchanged(program.replacements):
-                program.run = self._backend.compiled(
-                    program.forward if recipe.combine is None else program.gradient,
-                    [np.ones(1, "float32"), *arrays],
-                    self._variables,
-                )
+            program.run = self._backend.compiled(
+                program.forward if recipe.combine is None else program.gradient,
+                [np.ones(1, "float32"), *arrays],
+                list(self.model.variables),
+                lambda: exchanged(program.replacements),
+            )
             self._compiled[key] = program
         return self._compiled[key]
 
@@ -276,9 +281,9 @@ def _lengthened(array: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[-1:], length - len(array), axis=0)])
 
 
-def _finite(result: tuple[Any, Any]) -> bool:
-    parts = result[1] if isinstance(result[1], tuple) else result[1:]
-    return all(bool(keras.ops.all(keras.ops.isfinite(part))) for part in parts)
+def _tensor(array: np.ndarray) -> Any:
+    """The array on the device with its own type, which is not always that of Keras' policy."""
+    return keras.ops.convert_to_tensor(array, dtype=array.dtype.name)
 
 
 def _takes_whole_numbers(model: keras.Model) -> bool:
@@ -320,9 +325,9 @@ class _Program:
         return self.head.logits(self.model, self.recipe.points(*arrays))
 
     def gradient(self, weight: Any, targets: Any, *arrays: Any) -> Any:
-        """Scores (n, t), and what is made of the gradients (t, n, ...) of each point's scores times its weight (n,).
+        """Scores (n, t), what is made of the gradients (t, n, ...) of each point's, and whether those were finite.
 
-        The weight is the scale of a point's score, and 0 where it only fills up a chunk.
+        The weight (n,) is the scale of a point's score, and 0 where it only fills up a chunk.
         """
         self.traces += 1
         images = self.recipe.points(*arrays)
@@ -335,16 +340,17 @@ class _Program:
 
         at = images
         if self.recipe.tap is not None:
-            at = keras.ops.zeros((keras.ops.shape(images)[0], *self.tapped_shape))
+            at = keras.ops.zeros((keras.ops.shape(images)[0], *self.tapped_shape), "float32")
         scores, tapped, gradients = backend().gradients(scores_at, at, weight)
         if self.recipe.tap is not None and gradients is None:
             raise InputError(f"Layer '{self.recipe.tap.name}' does not lead to the explained output.")
         if self.recipe.tap is None and (gradients is None or _takes_whole_numbers(self.model)):
             raise InputError("The model casts its input to whole numbers, so it has no gradient: use a float Input.")
+        finite = keras.ops.all(keras.ops.isfinite(gradients)) if self.half else True
         if self.half:
             gradients = gradients / weight[0]
         assert self.recipe.combine is not None
-        return scores, self.recipe.combine(gradients, *tapped, *arrays)
+        return scores, self.recipe.combine(gradients, *tapped, *arrays), finite
 
     def _tapped(self, images: Any, shift: Any) -> tuple[Any, Any]:
         """Logits where A + shift stands in the place of the tapped layer's output A, and A (n, ...) float32."""
@@ -354,6 +360,8 @@ class _Program:
 
         def shifted(*args: Any, **kwargs: Any) -> Any:
             found.append(site.function(*args, **kwargs))
+            if not hasattr(found[-1], "dtype"):
+                raise InputError(f"Layer '{layer.name}' gives a {type(found[-1]).__name__}, not one tensor.")
             return found[-1] + keras.ops.cast(shift, found[-1].dtype)
 
         with exchanged([(site, shifted)]):

@@ -12,7 +12,10 @@ import numpy as np
 
 
 def compiled(
-    function: Callable[..., Any], arrays: Sequence[np.ndarray], variables: Sequence[Any]
+    function: Callable[..., Any],
+    arrays: Sequence[np.ndarray],
+    variables: Sequence[Any],
+    exchange: Callable[[], AbstractContextManager[None]],
 ) -> Callable[..., Any]:
     """A function of arrays that is traced for each of their lengths; variables are read anew at every call.
 
@@ -20,6 +23,7 @@ def compiled(
         function: of tensors; it may read variables.
         arrays: examples of what it will be given.
         variables: those that it may read.
+        exchange: makes the context in which its Python has to run.
     """
 
     def stateless(values: list[Any], *args: Any) -> Any:
@@ -29,8 +33,9 @@ def compiled(
     jitted = jax.jit(stateless)
 
     def run(*args: Any) -> Any:
-        # An error must come here, where it is understood, not where the result is used.
-        return jax.block_until_ready(jitted([variable.value for variable in variables], *args))
+        with exchange():
+            # An error must come here, where it is understood, not where the result is used.
+            return jax.block_until_ready(jitted([variable.value for variable in variables], *args))
 
     return run
 
@@ -44,11 +49,26 @@ def gradients(function: Callable[[Any], Any], at: Any, weight: Any) -> tuple[Any
         weight: (n,) of the points.
 
     Returns:
-        The scores, the rest and (t, n, ...) gradients.
+        The scores, the rest and (t, n, ...) gradients; None where there are none.
     """
     scores, pullback, rest = jax.vjp(function, at, has_aux=True)
-    each = jax.numpy.eye(scores.shape[1])
+    if not _depends(lambda at: function(at)[0], at):
+        return scores, rest, None
+    each = jax.numpy.eye(scores.shape[1], dtype=scores.dtype)
     return scores, rest, jax.numpy.stack([pullback(weight[:, None] * one)[0] for one in each])
+
+
+def _depends(function: Callable[[Any], Any], at: Any) -> bool:
+    """Whether what a function gives is reached from its argument by numbers that have derivatives.
+
+    JAX itself gives zeros where it is not.
+    """
+    program = jax.make_jaxpr(function)(at).jaxpr
+    reached = set(map(id, program.invars))
+    for equation in program.eqns:
+        if any(id(variable) in reached for variable in equation.invars):
+            reached |= {id(v) for v in equation.outvars if jax.numpy.issubdtype(v.aval.dtype, jax.numpy.inexact)}
+    return any(id(variable) in reached for variable in program.outvars)
 
 
 def padded(n: int, most: int) -> int:

@@ -11,7 +11,10 @@ import tensorflow as tf
 
 
 def compiled(
-    function: Callable[..., Any], arrays: Sequence[np.ndarray], variables: Sequence[Any]
+    function: Callable[..., Any],
+    arrays: Sequence[np.ndarray],
+    variables: Sequence[Any],
+    exchange: Callable[[], AbstractContextManager[None]],
 ) -> Callable[..., Any]:
     """Trace a function of arrays once, for any length of their first axes.
 
@@ -19,9 +22,11 @@ def compiled(
         function: of tensors; it may read variables.
         arrays: examples of what it will be given.
         variables: those that it may read.
+        exchange: makes the context in which its Python has to run.
     """
     signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in arrays]
-    concrete: Callable[..., Any] = tf.function(function, signature, autograph=False).get_concrete_function()
+    with exchange():
+        concrete: Callable[..., Any] = tf.function(function, signature, autograph=False).get_concrete_function()
     return concrete
 
 

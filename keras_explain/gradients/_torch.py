@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,10 @@ import torch
 
 
 def compiled(
-    function: Callable[..., Any], arrays: Sequence[np.ndarray], variables: Sequence[Any]
+    function: Callable[..., Any],
+    arrays: Sequence[np.ndarray],
+    variables: Sequence[Any],
+    exchange: Callable[[], AbstractContextManager[None]],
 ) -> Callable[..., Any]:
     """The function itself, run eagerly and without a graph.
 
@@ -19,8 +22,13 @@ def compiled(
         function: of tensors; it may read variables.
         arrays: examples of what it will be given.
         variables: those that it may read.
+        exchange: makes the context in which its Python has to run.
     """
-    run: Callable[..., Any] = torch.no_grad()(function)
+
+    def run(*args: Any) -> Any:
+        with exchange(), torch.no_grad():
+            return function(*args)
+
     return run
 
 

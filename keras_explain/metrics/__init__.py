@@ -198,7 +198,11 @@ def _check_same(attribution: Attribution, explainer: Explainer) -> None:
         raise InputError(f"explainer is of the method {method!r}; the maps are {attribution.method!r}.")
     for name, value in attribution.settings.items():
         other = getattr(explainer, name, value)
-        if isinstance(value, (int, float, str)) and isinstance(other, (int, float, str)) and value != other:
+        value, other = (list(one) if isinstance(one, tuple) else one for one in (value, other))
+        plain = all(isinstance(one, int | float | str | list | None) for one in (value, other))
+        # A background that is None is that of the samples, and a window that is None was found from the image.
+        chosen_later = other is None and not isinstance(value, str)
+        if plain and not chosen_later and value != other:
             raise InputError(f"explainer has {name}={other!r}; the maps were made with {name}={value!r}.")
 
 

@@ -19,7 +19,7 @@ from keras_explain.gradients import Scorer
 from keras_explain.metrics.context import Context
 from keras_explain.metrics.similarity import spearman, ssim
 from keras_explain.observer import kept
-from keras_explain.outputs import called
+from keras_explain.outputs import beside, called
 from keras_explain.records import Attribution
 
 MOST_RANK_LEFT = 0.5
@@ -160,7 +160,7 @@ def stages_of(scorer: Scorer, image: np.ndarray, stages: int) -> list[list[keras
     Raises:
         InputError: a model without weights.
     """
-    aside = _beside(scorer, image)
+    aside = beside(scorer.model, scorer.head(image).key)
     layers = [layer for layer, _ in called(scorer.model, image) if own_weights(layer) and id(layer) not in aside][::-1]
     if not layers:
         raise InputError(f"'{scorer.model.name}' has no weights that could be randomized.")
@@ -170,26 +170,6 @@ def stages_of(scorer: Scorer, image: np.ndarray, stages: int) -> list[list[keras
     top = 1 + next((i for i, layer in enumerate(layers) if _multipliers(layer)), 0)
     parts = np.array_split(np.arange(top, len(layers)), stages - 1)
     return [layers[:top], *([layers[i] for i in part] for part in parts if len(part))]
-
-
-def _beside(scorer: Scorer, image: np.ndarray) -> set[int]:
-    """Identities of the layers of a functional model that its explained output does not come from."""
-    model, key = scorer.model, scorer.head(image).key
-    if key is None or not getattr(model, "outputs", None):
-        return set()
-    behind: set[tuple[int, int]] = set()
-    waiting = [model.output[key]]
-    while waiting:
-        history = waiting.pop()._keras_history
-        if (id(history.operation), history.node_index) not in behind:
-            behind.add((id(history.operation), history.node_index))
-            waiting += history.operation._inbound_nodes[history.node_index].input_tensors
-    used = {operation for operation, _ in behind}
-    inside, outside = (
-        {id(inner) for layer in model.layers if (id(layer) in used) == wanted for inner in layer._flatten_layers()}
-        for wanted in (True, False)
-    )
-    return outside - inside  # a layer can lead to both
 
 
 def own_weights(layer: keras.layers.Layer) -> list[Any]:
