@@ -79,15 +79,16 @@ def _kind_of(value: np.ndarray) -> str:
 def sites(model: keras.Model) -> list[Site]:
     """Every place in a model, nested sub-models and composite layers included, where an activation is applied."""
     found: dict[int, Site] = {}
-    for layer in model._flatten_layers(include_self=True, recursive=True):
-        function = getattr(layer, "activation", None)
-        if isinstance(layer, _ACTIVATION_LAYERS):
-            found[id(layer)] = Site(layer, "call", layer.call)
-        elif callable(function) and not isinstance(function, keras.Operation):
-            found[id(layer)] = Site(layer, "activation", function)
-        for operation in getattr(layer, "operations", ()):
-            if type(operation).__name__ in _ACTIVATION_OPERATIONS:
-                found[id(operation)] = Site(operation, "call", operation.call)
+    with ONE_AT_A_TIME:  # another thread may have exchanged some
+        for layer in model._flatten_layers(include_self=True, recursive=True):
+            function = getattr(layer, "activation", None)
+            if isinstance(layer, _ACTIVATION_LAYERS):
+                found[id(layer)] = Site(layer, "call", layer.call)
+            elif callable(function) and not isinstance(function, keras.Operation):
+                found[id(layer)] = Site(layer, "activation", function)
+            for operation in getattr(layer, "operations", ()):
+                if type(operation).__name__ in _ACTIVATION_OPERATIONS:
+                    found[id(operation)] = Site(operation, "call", operation.call)
     return list(found.values())
 
 

@@ -143,24 +143,17 @@ def test_maps_in_mixed_precision_point_where_those_in_float32_do(policy, least, 
         assert ratio == pytest.approx(1, abs=0.05), method
 
 
-def halved(build):
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        return build()
-    finally:
-        keras.config.set_dtype_policy("float32")
-
-
 def test_float16_gradients_that_overflow_at_any_scale_above_one_are_found():
     """A float32 head of large weights, positive and negative: what overflows to -inf is not cut to 0 by Grad-CAM."""
 
-    def build():
+    def build(dtype):
         image = keras.Input((12, 12, 2))
-        body = layers.Conv2D(4, 3, activation="softplus")(layers.Conv2D(4, 3, activation="relu")(image))
-        pooled = layers.GlobalAveragePooling2D()(body)
-        return keras.Model(image, layers.Dense(3, activation="softmax", dtype="float32")(pooled))
+        body = layers.Conv2D(4, 3, activation="relu", dtype=dtype)(image)
+        body = layers.Conv2D(4, 3, activation="softplus", dtype=dtype)(body)
+        pooled = layers.GlobalAveragePooling2D(dtype=dtype)(body)
+        return keras.Model(image, layers.Dense(3, activation="softmax")(pooled))
 
-    whole, half = build(), halved(build)
+    whole, half = build("float32"), build("mixed_float16")
     random = np.random.default_rng(3)
     weights = [random.normal(0, 0.5, w.shape) for w in whole.get_weights()]
     weights[-2] = weights[-2] * 3e7
