@@ -1,5 +1,6 @@
 """The same truth on every backend and in every precision, and each backend left as it was found."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -302,6 +303,7 @@ def test_versions_name_the_backend():
     json.dumps(found)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="Keras' NumPy backend needs jax")
 def test_a_backend_without_gradients_is_refused():
     code = "import keras, keras_explain as kx; kx.Scorer(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]))"
     environment = {**os.environ, "KERAS_BACKEND": "numpy"}
