@@ -76,7 +76,7 @@ def gradient_shap(net, x, target, background, index, alpha):
 
 
 def lime(score, image, segments, hidden, present):
-    """Weights, intercept and weighted R2 of the ridge surrogate, by its normal equations."""
+    """Weights and weighted R2 of the surrogate around one image."""
     labels, kernel = [], []
     for row in present:
         perturbed = np.array(image, "float64")
@@ -86,7 +86,11 @@ def lime(score, image, segments, hidden, present):
         labels.append(score(perturbed))
         distance = 1 - row.sum() / (np.sqrt(row.sum()) * np.sqrt(len(row))) if row.any() else 1.0
         kernel.append(np.sqrt(np.exp(-(distance**2) / 0.25**2)))
-    y, w = np.array(labels), np.array(kernel)
+    return ridge(present, np.array(labels), np.array(kernel))
+
+
+def ridge(present, y, w):
+    """Weights and weighted R2 of a ridge regression with an unpenalized intercept, by its normal equations."""
     design = present - np.average(present, axis=0, weights=w)
     centred = y - np.average(y, weights=w)
     gram = design.T @ (w[:, None] * design) + np.eye(present.shape[1])

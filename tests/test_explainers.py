@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter, label
 from sklearn.metrics import adjusted_rand_score
 
 import keras_explain as kx
-from keras_explain.explainers.lime import partly_hidden
+from keras_explain.explainers.lime import balanced_subsets, partly_hidden, random_subsets
 from keras_explain.explainers.masking import hidden_image
 from tests import reference
 from tests.conftest import BACKEND, linear_model, small_cnn, traced_only
@@ -154,7 +154,7 @@ def grey_setup(samples=40):
     net = reference.Mlp(shape=(6, 6, 1), seed=2)
     image = random.random((6, 6, 1), "float32")
     segments = (np.arange(36) // 9).reshape(6, 6)
-    explainer = kx.Lime(samples=samples, segmentation=lambda _: segments, hide="mean", seed=5)
+    explainer = kx.Lime(samples=samples, segmentation=lambda _: segments, hide="mean", sampling="random", seed=5)
     return net, image, segments, explainer
 
 
@@ -174,6 +174,38 @@ def test_lime_is_the_weighted_ridge_regression():
         assert found.details["effect"][row] == pytest.approx(np.std(scores), rel=1e-3)
     assert explainer.explanations[0].intercept.keys() == {0, 2}
     assert dict(explainer.explanations[0].local_exp[2]) == pytest.approx(dict(enumerate(found.details["weights"][1])))
+
+
+@pytest.mark.parametrize(("n", "count"), [(257, 63), (129, 50), (1001, 12), (40, 50), (2, 1)])
+def test_balanced_subsets_are_balanced(n, count):
+    present = balanced_subsets(n, count, seed=3)
+    assert present.shape == (n, count)
+    assert set(np.unique(present)) <= {0.0, 1.0}
+    assert present[0].all()
+    np.testing.assert_array_equal(present[2::2], 1 - present[1 : n - 1 : 2][: len(present[2::2])])  # complements
+    order = 2 ** count.bit_length()
+    whole = (n - 1) // (2 * order) * 2 * order
+    signs = 2 * present[1 : 1 + whole].astype("float64") - 1
+    if whole:  # each in half of the subsets, and of those of any other
+        np.testing.assert_array_equal(signs.T @ signs, whole * np.eye(count))
+        assert (signs.sum(axis=0) == 0).all()
+    assert not np.array_equal(present, balanced_subsets(n, count, seed=4)) or count == 1
+
+
+def test_balanced_subsets_free_the_weights_of_what_pairs_do_together():
+    """A score with an effect of each superpixel and of every pair, which random subsets mix up."""
+    random = np.random.default_rng(0)
+    single, pair = random.normal(0, 1, 15), np.triu(random.normal(0, 0.5, (15, 15)), 1)
+
+    def error(sampling, seed):
+        subsets = {"balanced": balanced_subsets, "random": random_subsets}[sampling](65, 15, seed)
+        z = 2 * subsets.astype("float64") - 1
+        score = z @ single + np.einsum("ni,ij,nj->n", z, pair, z)
+        weights, _ = reference.ridge(subsets, score, np.ones(65))
+        return np.sqrt(np.mean((weights / 2 - single) ** 2))
+
+    balanced, usual = (np.mean([error(sampling, seed) for seed in range(8)]) for sampling in ("balanced", "random"))
+    assert balanced < 0.25 * usual
 
 
 def test_lime_finds_the_superpixel_that_a_model_looks_at():
@@ -283,6 +315,7 @@ def test_lime_takes_grey_images_and_makes_superpixels():
         (kx.Lime(20, "slic"), {"segments": 8}),
         (kx.Lime(20), {"hide": "mean"}),
         (kx.Lime(20), {"hide": 0.3}),
+        (kx.Lime(20), {"sampling": "random"}),
         (kx.Lime(20), {"seed": 1}),
     ],
     ids=lambda value: str(value)[:40],
@@ -425,6 +458,7 @@ def test_a_chunk_that_does_not_fit_is_halved():
         (lambda m, x: kx.Lime(samples=1), "samples must be a whole number, at least 2"),
         (lambda m, x: kx.Lime(segments=1), "segments must be a whole number, at least 2"),
         (lambda m, x: kx.Lime(hide="black"), "hide must be"),
+        (lambda m, x: kx.Lime(sampling="paired"), "sampling must be 'balanced' or 'random'; got 'paired'"),
         (lambda m, x: kx.Lime(segmentation="voronoi"), "segmentation must be"),
         (lambda m, x: kx.explain(m, x, kx.Lime(segmentation=lambda i: i[:3, :3, 0])), "segmentation gave shape"),
         (lambda m, x: kx.Saliency(smooth=-1), "must not be negative"),

@@ -116,7 +116,7 @@ def test_lime_agrees_with_lime_on_the_same_perturbations(random, hide):
         segmentation_fn=lambda _: segments,
         random_seed=1,
     )
-    ours = kx.Lime(150, lambda _: segments, hide="mean" if hide is None else hide, seed=7)
+    ours = kx.Lime(150, lambda _: segments, hide="mean" if hide is None else hide, sampling="random", seed=7)
     found = kx.explain(scorer, image[None], ours, targets="all")
     for k in range(3):
         expected = dict(peer.local_exp[k])

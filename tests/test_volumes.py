@@ -48,7 +48,7 @@ def test_every_method_is_its_twin_whatever_the_axes(shape):
     ]
     np.testing.assert_allclose(found.values, expected, rtol=1e-3, atol=1e-4)
     segments = np.arange(np.prod(shape[:-1])).reshape(shape[:-1]) // 5
-    explainer = kx.Lime(60, lambda x: segments, hide="mean", seed=2)
+    explainer = kx.Lime(60, lambda x: segments, hide="mean", sampling="random", seed=2)
     found = kx.explain(scorer, images[:1], explainer, targets=0)
     count = segments.max() + 1
     present = np.random.RandomState(2).randint(0, 2, 60 * count).reshape(60, count)
