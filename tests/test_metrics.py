@@ -830,7 +830,7 @@ def test_the_errors_of_limes_weights_are_those_written_out(random):
     model = kx.Scorer(small_cnn())
     lime = kx.Lime(40, lambda image: np.arange(64).reshape(8, 8) // 8, hide=0.0)
     found = kx.explain(model, samples, lime)
-    present = lime._subsets(8).astype("float64")
+    present = balanced_subsets(40, 8, lime.seed).astype("float64")
     image = samples.images[0]
     segments = np.arange(64).reshape(8, 8) // 8
     logits = model.logits(np.stack([image * row[segments][..., None] for row in present]).astype("float32"))[:, 1]
