@@ -12,7 +12,8 @@ from scipy import stats
 
 import keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
-from keras_explain.explainers.lime import blurred, kernel
+from keras_explain.explainers.lime import balanced_subsets, kernel
+from keras_explain.explainers.masking import blurred
 from keras_explain.metrics import (
     Context,
     Faithfulness,
