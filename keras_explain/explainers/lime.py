@@ -102,7 +102,8 @@ class Lime:
             of each side), `"mean"` (its own mean colour, that of lime) or a number in the units of the images.
         segments: superpixels, about; quickshift chooses for itself.
         sampling: `"balanced"`, subsets from a Hadamard design with their complements, which reach the same weights with
-            a third of the passes; or `"random"`, those of lime.
+            a third of the passes; or `"random"`, those of lime. The standard errors, and with them the CSI of
+            `keras_explain.metrics.Stability`, are those of random subsets: for balanced ones they are too large.
         seed: of the segmentation and the subsets.
 
     The defaults are those that a study of mammograms found to be stable, faithful and localized; see docs/lime.md.
