@@ -176,14 +176,14 @@ def test_lime_is_the_weighted_ridge_regression():
     assert dict(explainer.explanations[0].local_exp[2]) == pytest.approx(dict(enumerate(found.details["weights"][1])))
 
 
-@pytest.mark.parametrize(("n", "count"), [(257, 63), (129, 50), (1001, 12), (40, 50), (2, 1)])
+@pytest.mark.parametrize(("n", "count"), [(257, 63), (129, 64), (129, 50), (1001, 12), (40, 50), (2, 1)])
 def test_balanced_subsets_are_balanced(n, count):
     present = balanced_subsets(n, count, seed=3)
     assert present.shape == (n, count)
     assert set(np.unique(present)) <= {0.0, 1.0}
     assert present[0].all()
     np.testing.assert_array_equal(present[2::2], 1 - present[1 : n - 1 : 2][: len(present[2::2])])  # complements
-    order = 2 ** count.bit_length()
+    order = 2 ** (count - 1).bit_length()
     whole = (n - 1) // (2 * order) * 2 * order
     signs = 2 * present[1 : 1 + whole].astype("float64") - 1
     if whole:  # each in half of the subsets, and of those of any other
@@ -206,6 +206,18 @@ def test_balanced_subsets_free_the_weights_of_what_pairs_do_together():
 
     balanced, usual = (np.mean([error(sampling, seed) for seed in range(8)]) for sampling in ("balanced", "random"))
     assert balanced < 0.25 * usual
+
+
+def test_what_three_superpixels_do_together_cancels_over_seeds():
+    """Of 15 superpixels every three together raise the score; by itself none does anything."""
+    found = []
+    for seed in range(60):
+        z = 2 * balanced_subsets(33, 15, seed).astype("float64")[1:] - 1
+        triples = (z.sum(axis=1) ** 3 - (3 * 15 - 2) * z.sum(axis=1)) / 6  # sum over i < j < k of z_i z_j z_k
+        found.append(z.T @ triples / len(z))
+    found = np.array(found)
+    assert np.abs(found).max() > 1  # in one design they do not
+    assert abs(found.mean()) < 4 * found.mean(axis=1).std() / np.sqrt(60)
 
 
 def test_lime_finds_the_superpixel_that_a_model_looks_at():

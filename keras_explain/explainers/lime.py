@@ -68,15 +68,16 @@ def balanced_subsets(n: int, count: int, seed: int) -> np.ndarray:
     """(n, count) 0 or 1: the whole image, then rows of Hadamard matrices, each followed by its complement.
 
     Over a whole matrix each superpixel is present in half of the subsets, and in half of those of any other. With the
-    complements, what pairs of superpixels do together cancels from the weight of each. Columns and signs are random.
+    complements, what pairs of superpixels do together cancels from the weight of each; what three do cancels on average
+    over the random columns and signs.
     """
     from scipy.linalg import hadamard
 
     random = np.random.default_rng(seed)
-    order, pairs = 2 ** count.bit_length(), -(-(n - 1) // 2)
+    order, pairs = 2 ** (count - 1).bit_length(), -(-(n - 1) // 2)
     rows = []
     for _ in range(-(-pairs // order)):
-        columns = 1 + random.permutation(order - 1)[:count]  # the first column is constant
+        columns = random.permutation(order)[:count]  # with the complements the constant one is balanced too
         rows.append(random.permutation(hadamard(order))[:, columns] * random.choice([-1, 1], count))
     half = (np.concatenate(rows)[:pairs] + 1) / 2
     both = np.stack([half, 1 - half], axis=1).reshape(-1, count)
