@@ -8,7 +8,9 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,25 @@ class Round:
     attributions: list[Attribution] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    evaluations: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    evaluations: Counter[str] = field(default_factory=Counter)
 
     def __repr__(self) -> str:
         failed = f", failed: {', '.join(self.failures)}" if self.failures else ""
         return f"Round of {len(self.samples)} images explained by {', '.join(self.methods) or 'no method'}{failed}"
+
+
+@contextmanager
+def counted(what: str, scorer: Scorer, seconds: dict[str, float], evaluations: Counter[str]) -> Iterator[None]:
+    """Add the seconds and evaluations of a block to those of `what`; seconds of compiling stand apart."""
+    begun, evaluated, compiled = time.perf_counter(), scorer.evaluations, scorer.compiling
+    try:
+        yield
+    finally:
+        compiling = scorer.compiling - compiled
+        seconds[what] += time.perf_counter() - begun - compiling
+        seconds["compiling"] += compiling
+        evaluations[what] += scorer.evaluations - evaluated
 
 
 def explain_round(
@@ -66,18 +81,14 @@ def explain_round(
     result = Round(samples, numbers=_selection_numbers(samples))
     for name, explainer in explainers if len(samples) else ():
         advance(name)
-        start, evaluations = time.perf_counter(), scorer.evaluations
         try:
-            with untouched(scorer.model):
+            with counted(name, scorer, result.seconds, result.evaluations), untouched(scorer.model):
                 attribution = explainer.explain(scorer, samples)
             attribution = metrics.measure(scorer, samples, attribution, [])  # whether it is of these samples
         except Exception as error:  # whatever a method raises, the rest of the round is done
             result.failures[name] = f"{type(error).__name__}: {error}"
             on_failure(name, error)
             continue
-        finally:
-            result.seconds[name] = time.perf_counter() - start
-            result.evaluations[name] = scorer.evaluations - evaluations
         result.methods.append(name)
         result.attributions.append(attribution)
     measure_round(scorer, result, explainers, quality, before, on_failure)
@@ -106,21 +117,18 @@ def measure_round(
             found.failures[what] = f"{type(error).__name__}: {error}"
             on_failure(what, error)
 
-        start, evaluations = time.perf_counter(), scorer.evaluations
-        found.attributions[i] = metrics.measure(
-            scorer,
-            found.samples,
-            attribution,
-            quality,
-            explainer=known[name],
-            others=[other for k, other in enumerate(found.attributions) if k != i],
-            before=_before(before, name),
-            evaluations=found.evaluations[name] / max(1, len(attribution)),
-            failed=failed,
-        )
-        what = f"measuring {name}"
-        found.seconds[what] = found.seconds.get(what, 0) + time.perf_counter() - start
-        found.evaluations[what] = found.evaluations.get(what, 0) + scorer.evaluations - evaluations
+        with counted(f"measuring {name}", scorer, found.seconds, found.evaluations):
+            found.attributions[i] = metrics.measure(
+                scorer,
+                found.samples,
+                attribution,
+                quality,
+                explainer=known[name],
+                others=[other for k, other in enumerate(found.attributions) if k != i],
+                before=_before(before, name),
+                evaluations=found.evaluations[name] / max(1, len(attribution)),
+                failed=failed,
+            )
         found.numbers |= {
             _number_name(name, measure): mean for measure, mean in metrics.means(found.attributions[i]).items()
         }

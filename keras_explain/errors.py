@@ -43,6 +43,10 @@ def check_counts(least: int, **counts: int | None) -> None:
             raise InputError(f"{name} must be a whole number, at least {least}; got {count!r}.")
 
 
+class OutOfTime(ExplainError):
+    """An explanation was stopped, since the time that it may take is over."""
+
+
 class ExplanationWarning(UserWarning):
     """Something was skipped or cannot be trusted; training goes on."""
 

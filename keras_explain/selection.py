@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_explain.batches import batches, batches_at, length, told
 from keras_explain.errors import InputError, check_counts
 from keras_explain.gradients import Scorer
 from keras_explain.observer import untouched
@@ -22,7 +23,8 @@ from keras_explain.outputs import Head
 from keras_explain.records import Samples
 
 _ORDER_CHECKED = 64
-_ARRAY_BATCH = 32
+_CONFIRMED = 1e-3  # of a confidence predicted again; layers that compute in 16 bits have eight bits of it
+_CONFIRMED_HALF = 2e-2
 _RESCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 
 
@@ -133,54 +135,169 @@ def select(
     """
     check_counts(1, images_per_class=images_per_class, candidates=candidates)
     check_counts(0, background=background)
-    roi = regions_of(data) if roi is None else roi
-    check_roi(roi, data)
-    scorer = Scorer.of(model, output)
-    prepared = preprocessing_of(data)
-    if prepared is not None:
-        prepared.check_model(scorer.model)
-        value_range = prepared.scale if value_range is None else value_range
-    check_class_map(class_map, data)
-    search = _Search(ClassMap(class_map), images_per_class, background, np.random.default_rng(seed))
+    scorer, search = Scorer.of(model, output), _Search(ClassMap(class_map), images_per_class, background, seed)
+    about = _About(scorer.model, data, tuple(class_names), tuple(channel_names), value_range, class_map, roi)
     with untouched(scorer.model):
-        for images, labels, ids in _batches(data, candidates):
-            check_images(images, scorer.model, value_range)
-            logits = scorer.logits(images)
-            if len(class_names) not in (0, logits.shape[1]):
+        for images, labels, ids in batches(data, candidates):
+            search.look(images, labels, ids, *about.predicted(scorer, images))
+        _check_order(about.roi, data)
+    if isinstance(about.roi, Mapping) and about.roi and not about.roi.keys() & search.ids:
+        raise InputError(
+            f"None of roi's {len(about.roi)} ids ({next(iter(about.roi))!r}, ...) is the id of an image; those are "
+            f"{', '.join(map(repr, sorted(search.ids)[:3]))}, ..."
+        )
+    return about.completed(search)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a pass over the validation data has found, without the images.
+
+    Args:
+        best: for each data-set class (position, confidence) of its surest correct images, by falling confidence.
+        k: how many were kept of each class at most.
+        seen: images that were looked at.
+        judged, right: those of a class that has an output, and how many of them were predicted correctly.
+    """
+
+    best: Mapping[int, Sequence[tuple[int, float]]]
+    k: int
+    seen: int
+    judged: int
+    right: int
+
+
+def select_found(
+    scorer: Scorer,
+    data: Any,
+    found: Found,
+    *,
+    class_map: Any = None,
+    class_names: Sequence[str] = (),
+    channel_names: Sequence[str] = (),
+    images_per_class: int = 1,
+    background: int = 0,
+    value_range: tuple[float, float] | None = None,
+    roi: Any = None,
+    seed: int = 0,
+) -> Samples:
+    """What `select` gives, where the pass over the data was done already: the images are read and predicted again.
+
+    Args:
+        scorer: of the model.
+        data: those of that pass, in the same order.
+        found: what it found.
+        class_map, class_names, channel_names, images_per_class, background, value_range, roi, seed: as in `select`. The
+            samples' own `value_range` is that of the images that were read.
+
+    Raises:
+        InputError: as `select`; and where the pass cannot be confirmed: other classes, fewer images of each, images
+            that are missing, of another class, or predicted with another confidence.
+    """
+    if found.k < images_per_class:
+        raise InputError(
+            f"it keeps k={found.k} images of each class; images_per_class={images_per_class} asks for more."
+        )
+    known = length(data)
+    if known is not None and found.seen > known:
+        raise InputError(f"it has seen {found.seen} images, of which validation_data have only {known}")
+    search = _Search(ClassMap(class_map), images_per_class, background, seed)
+    about = _About(scorer.model, data, tuple(class_names), tuple(channel_names), value_range, class_map, roi)
+    drawn = search.drawn(found.seen)
+    best = {label: dict(rows[:images_per_class]) for label, rows in found.best.items()}
+    chosen = {position for rows in best.values() for position in rows}
+    read: dict[int, tuple[np.ndarray, np.ndarray, str]] = {}
+    with untouched(scorer.model):
+        for positions, (images, labels, ids) in batches_at(data, {0, *drawn, *chosen}):
+            names = list(map(str, positions)) if ids is None else ids
+            read |= dict(zip(positions, zip(images, labels, names, strict=True), strict=True))
+        missing = {*drawn, *chosen} - read.keys()
+        if missing:
+            raise InputError(f"there is no image at position {min(missing)}")
+        positions = sorted(chosen or {0})
+        images, labels = (np.array([read[position][part] for position in positions]) for part in (0, 1))
+        names = [read[position][2] for position in positions]
+        search.look(images, labels, names, *about.predicted(scorer, images), positions)
+    _confirm(best, search, _CONFIRMED if _in_float32(scorer.model) else _CONFIRMED_HALF)
+    search.reservoir = [read[position][0] for position in drawn]
+    search.judged, search.right = found.judged, found.right
+    for image, *_ in read.values():
+        search.low, search.high = min(search.low, image.min()), max(search.high, image.max())
+    return about.completed(search)
+
+
+def _confirm(best: Mapping[int, Mapping[int, float]], search: _Search, tolerance: float) -> None:
+    """Raise unless the images that were read are those that were found."""
+    if search.best.keys() != best.keys():
+        raise InputError(f"it looks for the classes {sorted(best)}, and class_map for {sorted(search.best)}")
+    for label, rows in best.items():
+        again = {candidate.position: candidate.confidence for candidate in search.best[label]}
+        for position, confidence in rows.items():
+            if abs(again.get(position, -1.0) - confidence) > tolerance:
+                now = f"with {again[position]:.3f}" if position in again else "otherwise"
                 raise InputError(
-                    f"class_names has {len(class_names)} entries; the model has {logits.shape[1]} classes."
+                    f"the image at position {position} is no longer one of class {label} predicted with "
+                    f"{confidence:.3f}, but {now}: are the data shuffled or augmented, or not those that fit "
+                    "validates on, in the same order?"
                 )
-            search.look(images, labels, ids, logits, scorer.head(images))
-        _check_order(roi, data)
-    samples = search.samples(tuple(class_names), tuple(channel_names))
-    if prepared is not None:
-        prepared.check_range(*samples.value_range)
-    if roi is None:
-        return samples
-    if isinstance(roi, Mapping):
-        roi = {str(name): region for name, region in roi.items()}
-        if roi and not roi.keys() & search.ids:
+
+
+def _in_float32(model: keras.Model) -> bool:
+    return all(layer.compute_dtype in ("float32", "float64", None) for layer in model._flatten_layers())
+
+
+@dataclass
+class _About:
+    """What is told about the data by the user or by themselves, checked before they are read."""
+
+    model: keras.Model
+    data: Any
+    class_names: tuple[str, ...]
+    channel_names: tuple[str, ...]
+    value_range: tuple[float, float] | None
+    class_map: Any
+    roi: Any
+
+    def __post_init__(self) -> None:
+        self.roi = regions_of(self.data) if self.roi is None else self.roi
+        check_roi(self.roi, self.data)
+        if isinstance(self.roi, Mapping):
+            self.roi = {str(name): region for name, region in self.roi.items()}
+        self.prepared = preprocessing_of(self.data)
+        if self.prepared is not None:
+            self.prepared.check_model(self.model)
+            self.value_range = self.prepared.scale if self.value_range is None else self.value_range
+        check_class_map(self.class_map, self.data)
+
+    def predicted(self, scorer: Scorer, images: np.ndarray) -> tuple[np.ndarray, Head]:
+        """Logits of checked images, and the head that they come from."""
+        check_images(images, self.model, self.value_range)
+        logits = scorer.logits(images)
+        if len(self.class_names) not in (0, logits.shape[1]):
             raise InputError(
-                f"None of roi's {len(roi)} ids ({next(iter(roi))!r}, ...) is the id of an image; those are "
-                f"{', '.join(map(repr, sorted(search.ids)[:3]))}, ..."
+                f"class_names has {len(self.class_names)} entries; the model has {logits.shape[1]} classes."
             )
-    masks = [_region(roi, candidate, samples.images.shape[1:-1]) for candidate in search.chosen]
-    return dataclasses.replace(samples, roi=np.array(masks, bool).reshape(samples.images.shape[:-1]))
+        return logits, scorer.head(images)
 
-
-def _told(data: Any, name: str) -> Any:
-    """What a data set tells of itself, None if it does not."""
-    return getattr(data, name, None) if isinstance(data, keras.utils.PyDataset) else None
+    def completed(self, search: _Search) -> Samples:
+        """The samples that a search has found, with all that is told about them."""
+        samples = search.samples(self.class_names, self.channel_names)
+        if self.prepared is not None:
+            self.prepared.check_range(*samples.value_range)
+        if self.roi is None:
+            return samples
+        masks = [_region(self.roi, candidate, samples.images.shape[1:-1]) for candidate in search.chosen]
+        return dataclasses.replace(samples, roi=np.array(masks, bool).reshape(samples.images.shape[:-1]))
 
 
 def regions_of(data: Any) -> Any:
     """The regions of interest that a data set tells itself, as `roi` of `select`; None if it does not."""
-    return _told(data, "roi")
+    return told(data, "roi")
 
 
 def preprocessing_of(data: Any) -> Any:
     """The `keras_explain.datasets.preprocessing.Preprocessing` that a data set tells itself; None if it does not."""
-    return _told(data, "preprocessing")
+    return told(data, "preprocessing")
 
 
 def check_class_map(class_map: Any, data: Any) -> None:
@@ -189,7 +306,7 @@ def check_class_map(class_map: Any, data: Any) -> None:
     Args:
         class_map, data: as in `select`.
     """
-    if class_map is not None and _told(data, "class_map") is not None:
+    if class_map is not None and told(data, "class_map") is not None:
         raise InputError(
             "The data give model outputs as labels already, by a class_map of their own; leave it out here."
         )
@@ -201,10 +318,8 @@ def all_looked_at(data: Any, candidates: int | None) -> bool:
     Args:
         data, candidates: as in `select`.
     """
-    names = _told(data, "ids")
-    arrays = isinstance(data, (tuple, list)) and len(data) and hasattr(data[0], "__len__")
-    count = len(names) if names is not None else len(data[0]) if arrays else None
-    return candidates is None or (count is not None and count <= candidates)
+    known = length(data)
+    return candidates is None or (known is not None and known <= candidates)
 
 
 def check_roi(roi: Any, data: Any) -> None:
@@ -236,7 +351,7 @@ def _check_order(roi: Any, data: Any) -> None:
     """Raise where regions stand in the order of the data, and the data in another one at every pass."""
     if not isinstance(roi, Sequence | np.ndarray) or isinstance(data, (tuple, list, keras.utils.PyDataset)):
         return
-    first, again = (next(_batches(data, _ORDER_CHECKED))[0] for _ in range(2))
+    first, again = (next(batches(data, _ORDER_CHECKED))[0] for _ in range(2))
     if not np.array_equal(first, again):
         raise InputError(
             "roi stands in the order of the data, but the data give other images first at every pass: they are "
@@ -292,7 +407,7 @@ class _Search:
     class_map: ClassMap
     images_per_class: int
     background: int
-    random: np.random.Generator
+    seed: int
     best: dict[int, list[_Candidate]] = field(default_factory=dict)
     reservoir: list[np.ndarray] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
@@ -304,10 +419,19 @@ class _Search:
     shape: tuple[int, ...] = ()
     independent: bool = False
 
+    def __post_init__(self) -> None:
+        self._places = self._reservoir_places()
+
     def look(
-        self, images: np.ndarray, labels: np.ndarray, ids: Sequence[Any] | None, logits: np.ndarray, head: Head
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        ids: Sequence[str] | None,
+        logits: np.ndarray,
+        head: Head,
+        positions: Sequence[int] | None = None,
     ) -> None:
-        """Take a batch of candidates into account."""
+        """Take a batch of candidates into account; positions are those in the data, None where the last batch ended."""
         if not np.isfinite(logits).all():
             raise InputError("The model's outputs are NaN or infinite; there is nothing to explain.")
         self.shape = images.shape[1:]
@@ -317,11 +441,13 @@ class _Search:
         self.low, self.high = min(self.low, images.min()), max(self.high, images.max())
         probabilities = head.probabilities(logits)
         for row, classes in enumerate(_classes_of(labels, head)):
-            position = self.seen
-            name = str(position if ids is None else _text(ids[row]))
+            position = self.seen if positions is None else positions[row]
+            name = str(position) if ids is None else ids[row]
             self.ids.add(name)
             self.seen += 1
-            self._into_reservoir(images[row])
+            place = next(self._places)
+            if place is not None:
+                self.reservoir[place : place + 1] = [images[row].copy()]
             for label in classes:
                 target = self._target(label, head)
                 if target is None:
@@ -344,13 +470,20 @@ class _Search:
             )
         return target
 
-    def _into_reservoir(self, image: np.ndarray) -> None:
-        if len(self.reservoir) < self.background:
-            self.reservoir.append(image.copy())
-        elif self.background:
-            place = int(self.random.integers(self.seen))
-            if place < self.background:
-                self.reservoir[place] = image.copy()
+    def _reservoir_places(self) -> Iterator[int | None]:
+        """Where each image in turn goes in an even draw of `background` images; None where it is not drawn."""
+        random = np.random.default_rng(self.seed)
+        for seen in itertools.count():
+            place = seen if seen < self.background else int(random.integers(seen + 1)) if self.background else 0
+            yield place if place < self.background else None
+
+    def drawn(self, n: int) -> list[int]:
+        """The positions of the background after a pass over n images."""
+        positions: list[int] = []
+        for position, place in enumerate(itertools.islice(self._reservoir_places(), n)):
+            if place is not None:
+                positions[place : place + 1] = [position]
+        return positions
 
     @property
     def chosen(self) -> list[_Candidate]:
@@ -412,62 +545,6 @@ def check_images(images: np.ndarray, model: keras.Model, value_range: tuple[floa
 def looks_unscaled(images: np.ndarray) -> bool:
     """Whether images look like raw pixels, resized or not: beyond what scaled images reach, and hardly below 0."""
     return bool(images.max() > 31 and images.min() >= -0.1 * images.max())
-
-
-def _batches(data: Any, candidates: int | None) -> Iterator[tuple[np.ndarray, np.ndarray, Sequence[Any] | None]]:
-    """(images float32, labels, ids or None) batches of anything that `fit` takes, cut after so many candidates."""
-    if candidates is None and _endless(data):
-        raise InputError("The validation data repeat without end; say in candidates how many images to look at.")
-    left, names, seen = candidates, _told(data, "ids"), 0
-    for batch in _raw_batches(data):
-        if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 4:
-            raise InputError("Every batch of the validation data must be (x, y), (x, y, weight) or (x, y, weight, id).")
-        images, labels = _array(batch[0]), _array(batch[1])
-        ids = list(_array(batch[3]).reshape(-1)) if len(batch) == 4 else None
-        ids = names[seen : seen + len(images)] if ids is None and names is not None else ids
-        seen += len(images)
-        if len(images) != len(labels):
-            raise InputError(f"The validation data have {len(images)} images and {len(labels)} labels in one batch.")
-        if left is not None:
-            images, labels = images[:left], labels[:left]
-            left -= len(images)
-        if len(images):
-            yield images.astype("float32", copy=False), labels, ids
-        if left == 0:
-            return
-
-
-def _endless(data: Any) -> bool:
-    if isinstance(data, keras.utils.PyDataset):
-        return data.num_batches is None
-    return hasattr(data, "cardinality") and int(data.cardinality()) == -1  # tf.data's INFINITE_CARDINALITY
-
-
-def _raw_batches(data: Any) -> Iterable[Any]:
-    if isinstance(data, (tuple, list)) and len(data) in (2, 3, 4):
-        if isinstance(data[0], dict) or isinstance(data[1], dict):
-            raise InputError(
-                "Dictionaries of inputs or labels are not supported; pass one image array and one label array."
-            )
-        arrays = [part if part is None else _array(part) for part in data]
-        for start in range(0, len(_array(data[0])), _ARRAY_BATCH):
-            yield tuple(part if part is None else part[start : start + _ARRAY_BATCH] for part in arrays)
-    elif isinstance(data, keras.utils.PyDataset):
-        yield from (data[i] for i in (itertools.count() if data.num_batches is None else range(data.num_batches)))
-    elif isinstance(data, Iterator):
-        raise InputError("validation_data is a generator, which can be read only once. Wrap it in a keras PyDataset.")
-    elif isinstance(data, Iterable):
-        yield from data
-    else:
-        raise InputError(f"validation_data must be what model.fit takes for it; got {type(data).__name__}.")
-
-
-def _array(part: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(part) if keras.ops.is_tensor(part) else part)
-
-
-def _text(name: Any) -> str:
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
 
 def _classes_of(labels: np.ndarray, head: Head) -> list[list[int]]:

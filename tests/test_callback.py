@@ -10,8 +10,8 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 import warnings
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_explain as kx
-from keras_explain.callbacks import ExplanationCallback, explanation
+from keras_explain.callbacks import ExplanationCallback
 from tests.conftest import traced_only
 
 X = np.random.default_rng(0).random((48, 8, 8, 1), "float32")
@@ -527,30 +527,94 @@ def test_data_that_fit_does_not_see_are_noticed(tmp_path):
     fit(model, [callback(tmp_path, candidates=None)], epochs=1)
 
 
-def test_a_budget_is_kept_by_skipping_rounds(tmp_path, capsys, monkeypatch):
-    """On a clock that only epochs and rounds move, one second each."""
-    clock = [0.0]
+@pytest.fixture
+def clock(monkeypatch):
+    """The time, which stands still; to be called for one second."""
+    now = [0.0]
 
     def tick(*arguments):
-        clock[0] += 1.0
+        now[0] += 1.0
 
-    class Slow:
-        method = "slow"
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)
+    return tick
 
-        def explain(self, scorer, samples):
-            tick()
-            return kx.Attribution(
-                "slow", np.ones_like(samples.images), samples.targets[:, 0], samples.rows, samples.rows
-            )
 
-    monkeypatch.setattr(explanation, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    slow_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=tick)
-    fit(build(), [slow_epoch, callback(tmp_path, [Slow()], max_overhead=0.5)], epochs=12, verbose=2)
+class Slow:
+    """Takes so many seconds, and evaluates the model in each of them."""
+
+    def __init__(self, method, seconds, clock):
+        self.method, self.seconds, self.clock = method, seconds, clock
+
+    def explain(self, scorer, samples):
+        for _ in range(self.seconds):
+            scorer.logits(samples.images)
+            self.clock()
+        return kx.Attribution(
+            self.method, np.ones_like(samples.images), samples.targets[:, 0], samples.rows, samples.rows
+        )
+
+
+def test_a_budget_is_kept_by_skipping_rounds(tmp_path, capsys, clock):
+    """On a clock that only epochs and rounds move, one second each."""
+    slow_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=clock)
+    slow = Slow("slow", 1, clock)
+    fit(build(), [slow_epoch, callback(tmp_path, [slow], max_overhead=0.5)], epochs=12, verbose=2)
     # Half of 12 seconds: five rounds, and the last one, for which room was kept.
     assert rounds(tmp_path) == [f"epoch_{epoch:04d}" for epoch in (0, 1, 2, 3, 4, 11)]
-    assert "epoch 6 is not explained: a round of 1.0 s would exceed max_overhead" in capsys.readouterr().out
-    fit(build(), [slow_epoch, callback(tmp_path / "all", [Slow()])], epochs=4)
+    said = capsys.readouterr().out
+    assert "epoch 6 is not explained: a round of 1.0 s would exceed max_overhead" in said
+    words = "the first round took 1.0 s, compiling included. One round takes about 1.0 s (selecting 0.0, slow 1.0); "
+    words += "drawing goes on in the background. 12 rounds in 12 epochs are about 100 % of the training. "
+    assert said.count(words + "max_overhead allows 50 %.") == 1
+    assert said.count("the first round took") == 1
+    fit(build(), [slow_epoch, callback(tmp_path / "all", [slow])], epochs=4)
     assert len(rounds(tmp_path / "all")) == 4
+
+
+def test_a_budget_is_kept_by_leaving_methods_out(tmp_path, capsys, clock):
+    slow_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=clock)
+    methods = [Slow("long", 4, clock), Slow("short", 1, clock)]
+    options = {"frequency": 3, "metrics": [], "max_overhead": 0.4}
+    kept = callback(tmp_path / "1", methods[::-1], **options)
+    fit(build(), [slow_epoch, kept], epochs=10, verbose=2)
+    # Of 4 seconds the first round may take 2: the long method is stopped after 2 of its own, and taken for one of 4.
+    assert rounds(tmp_path / "1") == ["epoch_0000", "epoch_0009"]
+    assert [kx.load_round(tmp_path / "1" / "explanations" / name)[1][0].method for name in rounds(tmp_path / "1")] == [
+        "short",
+        "short",
+    ]
+    said = capsys.readouterr().out
+    assert "One round takes about 5.0 s (selecting 0.0, " in said
+    assert "left out of epoch 1 to keep max_overhead=0.4: long." in said
+    assert "left out of epoch 10 to keep max_overhead=0.4: long." in said
+    assert said.count("is not explained: a round of 5.0 s would exceed max_overhead") == 2
+    # In the other order nothing is left for the short one; it is done in the last round, which cannot afford the long.
+    kept = callback(tmp_path / "2", methods, **options)
+    fit(build(), [slow_epoch, kept], epochs=10, verbose=2)
+    assert kept.latest.methods == ["short"]
+    assert "left out of epoch 1 to keep max_overhead=0.4: long, short." in capsys.readouterr().out
+
+
+def test_a_budget_that_choosing_images_exhausts(tmp_path, capsys, clock):
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, i):
+            clock()
+            return X, Y
+
+    slow_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=clock)
+    kept = ExplanationCallback(
+        Batches(), ["vanilla"], frequency=1, max_overhead=0.1, tracker=kx.DirectoryTracker(tmp_path), on_error="raise"
+    )
+    fit(build(), [slow_epoch, kept], epochs=4, verbose=2)
+    assert rounds(tmp_path) == ["epoch_0000"]
+    assert kept.latest.methods == []
+    said = capsys.readouterr().out
+    assert "left out of epoch 1 to keep max_overhead=0.1: vanilla." in said
+    assert "epoch 4 is not explained: a round of 1.0 s would exceed max_overhead" in said
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ ROOMS = {
     "outputs": {"activations", "errors"},
     "rules": {"activations", "errors"},
     "gradients": {"activations", "errors", "outputs", "rules", "gradients"},
-    "selection": {"errors", "records", "outputs", "observer", "gradients"},
+    "batches": {"errors"},
+    "selection": {"batches", "errors", "records", "outputs", "observer", "gradients"},
     "explainers": {
         "activations",
         "errors",
@@ -184,7 +185,7 @@ def test_public_names_are_those_listed():
     public = {name for name in vars(kx) if not name.startswith("_")}
     rooms = {m.split(".")[1] for m in MODULES} - {"figures", "metrics"}
     assert kx.__all__ == sorted(public - rooms)
-    assert keras_explain.callbacks.__all__ == ["ExplanationCallback"]
+    assert keras_explain.callbacks.__all__ == ["ExplanationCallback", "TopConfidence"]
 
 
 def test_the_folder_of_callbacks_is_shown_at_the_top_level():

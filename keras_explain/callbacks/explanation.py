@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_explain import metrics as quality
-from keras_explain.engine import History, Round, explain_round, finite, measure_round, versions, write_round
-from keras_explain.errors import ExplanationWarning, InputError, check_counts
+from keras_explain.engine import History, Round, counted, explain_round, finite, measure_round, versions, write_round
+from keras_explain.errors import ExplanationWarning, InputError, OutOfTime, check_counts
 from keras_explain.explainers import Explainer, resolve
+from keras_explain.callbacks.budget import Budget
+from keras_explain.callbacks.top_confidence import top_confidence
 from keras_explain.gradients import Scorer
+from keras_explain.records import Samples
 from keras_explain.selection import (
     ClassMap,
     all_looked_at,
@@ -28,6 +34,7 @@ from keras_explain.selection import (
     preprocessing_of,
     regions_of,
     select,
+    select_found,
 )
 from keras_explain.tracking import MlflowTracker, Tracker
 
@@ -64,8 +71,10 @@ class ExplanationCallback(keras.callbacks.Callback):
         candidates: look at so many validation images; None looks at all.
         background: images drawn from the candidates for the expectation of GradientShap.
         frequency: explain epochs 0, frequency, 2 frequency, ... (as counted by Keras) and always the last one.
-        max_overhead: share of the training time that rounds may take, such as 0.05; rounds beyond it are skipped. The
-            first round always runs, since its cost is not known before, and room is kept for the last. None: no limit.
+        max_overhead: share of the training time that rounds may take, such as 0.05, compiling and drawing included.
+            The first round may take half of it, and what does not end in that time is left out; later rounds are
+            skipped where they would not leave room for the last one; of that the methods are done, in their order,
+            that fit. None: no limit. What is left out or skipped is said.
         tracker: where rounds go; None is `MlflowTracker()`.
         value_range: (lowest, highest) pixel that the model was trained on; images outside are refused.
         output: name of the explained output, where the model has several.
@@ -156,7 +165,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._output = output
         self._scorer: Scorer | None = None
         self._worker: ThreadPoolExecutor | None = None
-        self._pending: Future[None] | None = None
+        self._pending: Future[float] | None = None
         self._started = False
         self._begin_fit()
 
@@ -166,7 +175,9 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._history, self._complete = History(), True
         self._explained = self._last = -1
         self._known: dict[str, float] = {}
-        self._clock, self._spent, self._cost, self._epochs = time.perf_counter(), 0.0, 0.0, 0
+        self._own_pass = False
+        self._tried_last = False
+        self._budget = Budget(self.max_overhead)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start afresh; the callback can be used by several fits."""
@@ -175,19 +186,20 @@ class ExplanationCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Explain the epoch if it is due, and put the newest numbers into `logs`."""
-        model = self.model
         logs = {} if logs is None else logs
-        self._last, self._epochs = epoch, self._epochs + 1
-        is_last = epoch + 1 == self.params.get("epochs") or model.stop_training
-        if (is_last or epoch % self.frequency == 0) and self._affordable(epoch, is_last):
-            self._round(model, epoch, logs, is_last)
+        self._budget.epoch_ends()
+        self._last = epoch
+        is_last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
+        if is_last or epoch % self.frequency == 0:
+            self._round(epoch, logs, is_last)
         logs.update(self._known)
+        self._budget.epoch_begins()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Explain the last epoch if fit ended early, wait for what is still being logged, and close the tracker."""
-        if self._last >= 0 and self._explained != self._last and self._affordable(self._last, is_last=True):
-            self._round(self.model, self._last, {}, is_last=True)
-        elif self._explained == self._last and not self._complete and self._affordable(self._last, is_last=True):
+        if self._last >= 0 and self._explained != self._last and not self._tried_last:
+            self._round(self._last, {}, is_last=True)
+        elif self._explained == self._last and not self._complete:
             self._guarded(f"measuring epoch {self._last + 1}", self._measure_last)
         self._close()
 
@@ -203,36 +215,42 @@ class ExplanationCallback(keras.callbacks.Callback):
                 self._started = False
                 self._guarded("closing the tracker", self.tracker.finish)
 
-    def _affordable(self, epoch: int, is_last: bool) -> bool:
-        """Whether one more round, and the last one still to come, keep within `max_overhead`."""
-        if self.max_overhead is None or self._explained < 0:
-            return True
-        training = time.perf_counter() - self._clock - self._spent
-        expected = training * self.params.get("epochs", self._epochs) / max(epoch + 1, 1)
-        ahead = self._cost * (1 if is_last else 2)
-        if self._spent + ahead <= self.max_overhead * max(training, expected):
-            return True
-        self._say(f"epoch {epoch + 1} is not explained: a round of {self._cost:.1f} s would exceed max_overhead.")
-        return False
-
-    def _round(self, model: keras.Model, epoch: int, logs: dict[str, Any], is_last: bool) -> None:
-        begun = time.perf_counter()
+    def _round(self, epoch: int, logs: dict[str, Any], is_last: bool) -> None:
+        """Explain an epoch as far as `max_overhead` allows."""
+        self._tried_last, begun, budget = is_last, time.perf_counter(), self._budget
         self._settle()
-        self._guarded(f"the round of epoch {epoch + 1}", lambda: self._explain(model, epoch, logs, is_last))
+        epochs = self.params.get("epochs", epoch + 1)
+        ahead = 0 if is_last else epochs - epoch - 1
+        allowed = budget.allowed(ahead)
+        methods = budget.affordable([name for name, _ in self.explainers], allowed, ahead)
+        if not methods:
+            self._say(f"epoch {epoch + 1} is not explained: a round of {budget.price:.1f} s would exceed max_overhead.")
+            return
+        what = f"the round of epoch {epoch + 1}"
+        self._guarded(what, lambda: self._explain(epoch, logs, is_last, methods, begun + allowed))
         self._explained = epoch
-        self._cost = time.perf_counter() - begun
-        self._spent += self._cost
+        budget.spent += time.perf_counter() - begun
+        budget.rounds += 1
+        if budget.rounds == 1:
+            due = [later for later in range(epoch + 1, epochs) if later % self.frequency == 0 or later == epochs - 1]
+            self._say(budget.forecast(1 + len(due), epochs, ahead))
 
-    def _explain(self, model: keras.Model, epoch: int, logs: dict[str, Any], is_last: bool) -> None:
+    def _explain(
+        self, epoch: int, logs: dict[str, Any], is_last: bool, methods: Sequence[str], until: float
+    ) -> None:
         self._complete = True  # unless this round finds something to which metrics are still due
-        if self._scorer is None or self._scorer.model is not model:
-            self._scorer = Scorer(model, self._output)
+        if self._scorer is None or self._scorer.model is not self.model:
+            self._scorer = Scorer(self.model, self._output)
+        scorer = self._scorer
         if not self._started:
             self.tracker.start({**self._settings(), **{f"version.{k}": v for k, v in versions().items()}})
             self._started = True
-        with _progress(len(self.explainers) + 1, bool(self.params.get("verbose", 0))) as bar:
+        seconds: dict[str, float] = defaultdict(float)
+        evaluations: Counter[str] = Counter()
+        with _progress(len(methods) + 1, bool(self.params.get("verbose", 0))) as bar:
             bar.set_description(f"epoch {epoch + 1}: selecting")
-            samples = select(self._scorer, self.validation_data, **self.selecting)
+            with counted("selecting", scorer, seconds, evaluations):
+                samples = self._selected(scorer, logs)
             self._compare_accuracy(samples.accuracy, logs)
 
             def advance(name: str) -> None:
@@ -240,21 +258,43 @@ class ExplanationCallback(keras.callbacks.Callback):
                 bar.set_description(f"epoch {epoch + 1}: {name}")
 
             due = [metric for metric in self.metrics if is_last or metric.when == "round"]
-            found = explain_round(
-                self._scorer, samples, self.explainers, due, self.latest, self._failed, advance
-            )
+            with _ended(scorer, until):
+                chosen = [(name, explainer) for name, explainer in self.explainers if name in methods]
+                found = explain_round(scorer, samples, chosen, due, self.latest, self._failed, advance)
+        for part, taken in seconds.items():
+            found.seconds[part] += taken
+        found.evaluations.update(evaluations)
+        stopped = [name for name, words in found.failures.items() if words.startswith(OutOfTime.__name__)]
+        self._budget.learn(found, [name for name in stopped if name in methods])
+        left_out = [name for name, _ in self.explainers if name not in methods] + stopped
+        if left_out:
+            self._say(f"left out of epoch {epoch + 1} to keep max_overhead={self.max_overhead}: {', '.join(left_out)}.")
         self._previous, self.latest, self._complete = self.latest, found, len(due) == len(self.metrics)
         self._known = {**found.numbers, **self._known, **finite(found.numbers)}
         self._hand_over(found, epoch, found.numbers)
 
+    def _selected(self, scorer: Scorer, logs: dict[str, Any]) -> Samples:
+        """The images of TopConfidence if fit has validated just now and they are confirmed, else those of an own pass."""
+        metric = None if self._own_pass else top_confidence(scorer.model)
+        if metric is not None and any(name.startswith("val_") and name not in self._known for name in logs):
+            options = {name: value for name, value in self.selecting.items() if name != "candidates"}
+            try:
+                return select_found(scorer, self.validation_data, metric.found(), **options)
+            except InputError as error:
+                self._own_pass = True
+                self._warn(f"images are chosen by a pass of its own and not from TopConfidence: {error}")
+        return select(scorer, self.validation_data, **self.selecting)
+
     def _measure_last(self) -> None:
         """Another callback has ended the training after the round: measure what is due at the end, and log it again."""
         found, scorer = self.latest, self._scorer
-        if found is not None and scorer is not None:
+        allowed = self._budget.allowed(ahead=0)
+        if found is not None and scorer is not None and allowed > 0:
             self._settle()  # the round may still be being drawn
             due = [metric for metric in self.metrics if metric.when == "last"]
             known = set(found.numbers)
-            measure_round(scorer, found, self.explainers, due, self._previous, self._failed)
+            with _ended(scorer, time.perf_counter() + allowed):
+                measure_round(scorer, found, self.explainers, due, self._previous, self._failed)
             self._hand_over(found, self._last, {k: v for k, v in found.numbers.items() if k not in known})
 
     def _hand_over(self, found: Round, epoch: int, numbers: dict[str, float]) -> None:
@@ -263,8 +303,9 @@ class ExplanationCallback(keras.callbacks.Callback):
             self._worker = ThreadPoolExecutor(1, "keras-explain")
         self._pending = self._worker.submit(self._publish, found, copy.deepcopy(self._history), epoch, finite(numbers))
 
-    def _publish(self, found: Round, history: History, epoch: int, numbers: dict[str, float]) -> None:
-        """Draw and log a round; runs on the background thread."""
+    def _publish(self, found: Round, history: History, epoch: int, numbers: dict[str, float]) -> float:
+        """Draw and log a round on the background thread; the seconds of a core that it took."""
+        begun = time.thread_time()
         folder = Path(tempfile.mkdtemp(prefix="keras-explain-"))
         try:
             write_round(folder, found, history, f"epoch {epoch + 1}", {**self._settings(), "epoch": epoch})
@@ -272,22 +313,30 @@ class ExplanationCallback(keras.callbacks.Callback):
         except Exception as error:
             raise RuntimeError(f"{type(error).__name__}: {error} (what was computed is kept in {folder})") from error
         shutil.rmtree(folder)
+        return time.thread_time() - begun
 
     def _settle(self) -> None:
-        """Wait for the round that is being logged."""
+        """Wait for the round that is being logged; what it took of a core counts as spent."""
         pending, self._pending = self._pending, None
         if pending is not None:
             self._guarded("logging a round", pending.result)
+            if pending.exception() is None:
+                self._budget.prices["drawing"] = pending.result()
+                self._budget.spent += pending.result()
 
     def _guarded(self, what: str, action: Any) -> None:
         try:
             action()
+        except OutOfTime as error:
+            self._say(f"{what} was stopped to keep max_overhead={self.max_overhead}. {error}")
         except Exception as error:  # an explanation must not end a training, unless it was asked to
             if self.on_error == "raise":
                 raise
             self._warn(f"{what} failed, training goes on. {type(error).__name__}: {error}")
 
     def _failed(self, name: str, error: Exception) -> None:
+        if isinstance(error, OutOfTime):
+            return
         if self.on_error == "raise":
             raise error
         self._warn(f"{name} failed, the rest of the round is done. {type(error).__name__}: {error}")
@@ -337,6 +386,16 @@ def _named(method: str | Explainer, seed: int) -> tuple[str, Explainer]:
     if isinstance(method, str):
         return method, dataclasses.replace(explainer, seed=seed) if hasattr(explainer, "seed") else explainer
     return str(getattr(explainer, "method", type(explainer).__name__)), explainer
+
+
+@contextmanager
+def _ended(scorer: Scorer, until: float) -> Iterator[None]:
+    """The scorer evaluates nothing in the block after the time `until`."""
+    scorer.until = until
+    try:
+        yield
+    finally:
+        scorer.until = math.inf
 
 
 def _progress(total: int, wanted: bool) -> Any:

@@ -3,8 +3,9 @@
 An explainer says how its points are made from arrays and how the gradients at those points are combined, both written
 with `keras.ops`. The scorer streams the arrays through the device in chunks, compiles each such program once over the
 live variables, and brings only the sums back. What differs between TensorFlow, JAX and PyTorch lies in one small
-module each, with the same five names:
+module each, with the same six names:
 
+    COMPILES                                whether programs are traced at all
     compiled(function, arrays, variables, exchange)
                                             the function, traced over the live variables where the backend traces, in
                                             the context `exchange()` wherever its Python runs
@@ -17,8 +18,10 @@ module each, with the same five names:
 from __future__ import annotations
 
 import importlib
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -27,7 +30,7 @@ import keras
 import numpy as np
 
 from keras_explain.activations import Site, exchanged, sites
-from keras_explain.errors import ExplainError, InputError
+from keras_explain.errors import ExplainError, InputError, OutOfTime
 from keras_explain.outputs import Head, find_head
 from keras_explain.rules import relu_replacements
 
@@ -64,9 +67,12 @@ class Scorer:
         output: name of the explained output, where the model has several.
         batch_size: points evaluated at once; None chooses by the image size. Halved by itself when memory runs out.
 
-    `evaluations` counts the points at which the model was evaluated or differentiated so far.
+    `evaluations` counts the points at which the model was evaluated or differentiated so far, `compiling` the seconds
+    in which programs were traced (on JAX compiled too). After the time `until`, on the clock `time.perf_counter`, it
+    evaluates no more.
 
     Raises:
+        OutOfTime: from any evaluation after `until`.
         InputError: the model has several inputs, or Keras runs on a backend without gradients.
         HeadError: at first use, when the output cannot be switched to logits (see `keras_explain.outputs`).
 
@@ -91,6 +97,8 @@ class Scorer:
         self._parts: list[Any] = []
         self._compiled: dict[Any, _Program] = {}
         self.evaluations = 0
+        self.compiling = 0.0
+        self.until = math.inf
 
     @classmethod
     def of(cls, model: Scorer | keras.Model, output: str | None = None) -> Scorer:
@@ -224,8 +232,11 @@ class Scorer:
             length = self._backend.padded(stop - start, most)
             weight = np.where(np.arange(length) < stop - start, scale, 0).astype("float32")
             cut = [_lengthened(array[start:stop], length) for array in (*targets, *each)]
+            if time.perf_counter() > self.until:
+                raise OutOfTime("The time that this may take is over.")
             try:
-                result = program.run(*map(_tensor, [weight, *cut]), *on_device)
+                with self._compiling(program):
+                    result = program.run(*map(_tensor, [weight, *cut]), *on_device)
             except Exception as error:
                 if not self._backend.is_out_of_memory(error):
                     raise
@@ -254,14 +265,23 @@ class Scorer:
             few = [_tensor(array) for array in [*(array[:2] for array in each), *shared]]
             images = recipe.points(*few)
             program = _Program(self.model, self.head(images), recipe, images)
-            program.run = self._backend.compiled(
-                program.forward if recipe.combine is None else program.gradient,
-                [np.ones(1, "float32"), *arrays],
-                list(self.model.variables),
-                lambda: exchanged(program.replacements),
-            )
+            with self._compiling(program):
+                program.run = self._backend.compiled(
+                    program.forward if recipe.combine is None else program.gradient,
+                    [np.ones(1, "float32"), *arrays],
+                    list(self.model.variables),
+                    lambda: exchanged(program.replacements),
+                )
             self._compiled[key] = program
         return self._compiled[key]
+
+    @contextmanager
+    def _compiling(self, program: _Program) -> Iterator[None]:
+        """Count the seconds of a block in which a program was traced."""
+        traces, begun = program.traces, time.perf_counter()
+        yield
+        if self._backend.COMPILES and program.traces > traces:
+            self.compiling += time.perf_counter() - begun
 
     def _chunk_size(self, each: Sequence[np.ndarray], shared: Sequence[np.ndarray]) -> int:
         if self.batch_size is not None:

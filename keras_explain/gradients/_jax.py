@@ -10,6 +10,8 @@ import jax
 import keras
 import numpy as np
 
+COMPILES = True
+
 
 def compiled(
     function: Callable[..., Any],

@@ -1,0 +1,174 @@
+"""TopConfidence: a metric that finds the surest correct images of each class inside Keras' own validation pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_explain.errors import InputError, check_counts
+from keras_explain.selection import ClassMap, Found
+
+_NONE = -1
+
+
+@keras.saving.register_keras_serializable("keras_explain")
+class TopConfidence(keras.metrics.Metric):
+    """For each class the k largest confidences among the images that are predicted correctly, and where those images are.
+
+        confidence of an image x of class c = p_{m(c)}(x)   where the model predicts m(c), with m the class map
+        result = mean over the classes with a correct image of the largest confidence
+
+    In `compile(metrics=[TopConfidence()])` it costs no forward pass: `ExplanationCallback` takes its images from there,
+    reads them from the pipeline and confirms them, and evaluates the whole validation data only where that fails, as
+    when the pipeline is shuffled. Alone it is worth logging: a network that grows sure of itself shows here.
+
+    Args:
+        k: images kept for each class, `images_per_class` of the callback or more.
+        class_map: a dict from data-set class to model output, that of the callback; None means they are numbered alike.
+        from_logits: the model ends without softmax or sigmoid.
+        multi_label: the outputs are independent sigmoids, and labels rows of zeros and ones.
+        name: under which Keras logs the result.
+        dtype: of the result.
+
+    Shapes of `update_state`: labels (n,), (n, 1) or one-hot (n, data-set classes); outputs (n, classes), or (n, 1) of one
+    sigmoid unit, which stands for two classes. Weights are ignored.
+
+    Raises:
+        InputError: k below one; a class map that is a function, since the classes must be known before the data are
+            seen; at the first batch, labels or outputs of another shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_explain.callbacks import TopConfidence
+        >>> metric = TopConfidence()
+        >>> metric.update_state(np.array([0, 1, 1]), np.array([[0.875, 0.125], [0.375, 0.625], [0.25, 0.75]]))
+        >>> metric.found().best  # class: [(position, confidence)]
+        {0: [(0, 0.875)], 1: [(2, 0.75)]}
+
+    References:
+        Guo et al. 2017, On Calibration of Modern Neural Networks. Known criticism: the confidence of a network is no
+        probability of being right; the surest images are the easiest, not the typical ones.
+    """
+
+    def __init__(
+        self,
+        k: int = 1,
+        class_map: Mapping[int, int | None] | None = None,
+        from_logits: bool = False,
+        multi_label: bool = False,
+        name: str = "top_confidence",
+        dtype: Any = None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        check_counts(1, k=k)
+        if class_map is not None and not isinstance(class_map, Mapping):
+            raise InputError(f"class_map of TopConfidence must be a dict; got {type(class_map).__name__}.")
+        self.k, self.from_logits, self.multi_label = k, from_logits, multi_label
+        # JSON has made text of the numbers of a saved model.
+        self._outputs = class_map and {int(label): output for label, output in class_map.items()}
+        self.class_map = ClassMap(self._outputs)
+        self._labels: list[int] = []
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Take a batch into account."""
+        probability = self._probabilities(ops.cast(y_pred, "float32"))
+        self._prepare(probability.shape[-1])
+        asked = self._asked(ops.convert_to_tensor(y_true))
+        targets = np.array([self.class_map(label) for label in self._labels], "int32")
+        confidence = ops.take(probability, targets, axis=1)
+        if self.multi_label:
+            right = confidence > 0.5
+        else:
+            right = ops.equal(ops.cast(ops.argmax(probability, axis=1), "int32")[:, None], targets[None])
+        right = ops.logical_and(ops.logical_and(asked, right), ops.isfinite(confidence))
+        n = ops.shape(probability)[0]
+        places = ops.broadcast_to(self.seen + ops.arange(n, dtype="int32")[None], (len(self._labels), n))
+        candidates = ops.concatenate(
+            [self.confidence, ops.transpose(ops.where(right, confidence, float(_NONE)))], axis=1
+        )
+        best, index = ops.top_k(candidates, self.k)
+        places = ops.take_along_axis(ops.concatenate([self.position, places], axis=1), index, axis=1)
+        self.confidence.assign(best)
+        self.position.assign(ops.where(best < 0, _NONE, places))
+        for counter, cases in ((self.judged, asked), (self.right, right)):
+            counter.assign(counter + ops.sum(ops.cast(cases, "int32")))
+        self.seen.assign(self.seen + ops.cast(n, "int32"))
+
+    def result(self) -> Any:
+        """The mean of the classes' largest confidences; 0 before anything is predicted correctly."""
+        if not self._labels:
+            return ops.convert_to_tensor(0.0)
+        largest = self.confidence[:, 0]
+        found = ops.cast(largest >= 0, "float32")
+        return ops.sum(largest * found) / ops.maximum(ops.sum(found), 1.0)
+
+    def reset_state(self) -> None:
+        """Forget what was seen."""
+        for variable in self.variables:
+            start = _NONE if len(variable.shape) == 2 else 0
+            variable.assign(ops.full(variable.shape, start, variable.dtype))
+
+    def found(self) -> Found:
+        """What was seen since the last reset, as `keras_explain.selection.select_found` takes it."""
+        if not self._labels:
+            return Found({}, self.k, 0, 0, 0)
+        rows = zip(*(ops.convert_to_numpy(state).tolist() for state in (self.position, self.confidence)), strict=True)
+        kept = [[pair for pair in zip(*row, strict=True) if pair[0] >= 0] for row in rows]
+        counts = (int(counter) for counter in (self.seen, self.judged, self.right))
+        return Found(dict(zip(self._labels, kept, strict=True)), self.k, *counts)
+
+    def get_config(self) -> dict[str, Any]:
+        """What makes the same metric again."""
+        own = {"k": self.k, "from_logits": self.from_logits, "multi_label": self.multi_label}
+        return {**super().get_config(), **own, "class_map": self._outputs}
+
+    def _prepare(self, classes: int | None) -> None:
+        """Make the variables, once it is known how many classes there are."""
+        if self._labels:
+            return
+        if classes is None:
+            raise InputError("TopConfidence needs outputs of a known number of classes.")
+        self._labels = self.class_map.named(classes)
+        wide, number = (len(self._labels), self.k), {"shape": (), "dtype": "int32", "initializer": "zeros"}
+        nothing = keras.initializers.Constant(_NONE)
+        self.confidence = self.add_variable(shape=wide, initializer=nothing, dtype="float32", name="confidence")
+        self.position = self.add_variable(shape=wide, initializer=nothing, dtype="int32", name="position")
+        self.seen, self.judged, self.right = (
+            self.add_variable(**number, name=name) for name in ("seen", "judged", "right")
+        )
+
+    def _probabilities(self, outputs: Any) -> Any:
+        """(n, classes) of what the model gives."""
+        if len(outputs.shape) == 1:
+            outputs = outputs[:, None]
+        if len(outputs.shape) != 2:
+            raise InputError(f"TopConfidence needs outputs (n, classes); got shape {tuple(outputs.shape)}.")
+        one = outputs.shape[-1] == 1
+        if self.from_logits:
+            outputs = ops.sigmoid(outputs) if one or self.multi_label else ops.softmax(outputs, axis=-1)
+        return ops.concatenate([1.0 - outputs, outputs], axis=-1) if one else outputs
+
+    def _asked(self, labels: Any) -> Any:
+        """(n, data-set classes) whether an image is of a class."""
+        if len(labels.shape) == 2 and labels.shape[1] != 1:
+            if max(self._labels) >= labels.shape[1]:
+                raise InputError(f"class_map names class {max(self._labels)}; labels have {labels.shape[1]} columns.")
+            return ops.take(labels, np.array(self._labels, "int32"), axis=1) > 0
+        if len(labels.shape) > 2 or self.multi_label:
+            raise InputError(f"TopConfidence needs labels (n,) or (n, classes); got shape {tuple(labels.shape)}.")
+        return ops.equal(ops.cast(ops.reshape(labels, (-1, 1)), "int32"), np.array(self._labels, "int32")[None])
+
+
+def top_confidence(model: keras.Model) -> TopConfidence | None:
+    """The first TopConfidence that a model was compiled with."""
+
+    def within(metrics: list[Any]) -> Iterator[Any]:
+        for metric in metrics:
+            yield metric
+            yield from within(getattr(metric, "metrics", []))
+
+    return next((metric for metric in within(model.metrics) if isinstance(metric, TopConfidence)), None)
