@@ -85,8 +85,8 @@ def shap_rows(scorer, samples):
 
         def terms(index, alpha, image=image, target=target, differences=differences):
             asked = np.full((len(index), 1), target)
-            arrays = [index.astype("int32"), alpha.astype("float32")]
-            _, gradients = scorer.differentiate(point_on_path, every_point, asked, arrays, [image[None], background])
+            arrays = [background[index], alpha.astype("float32")]
+            _, gradients = scorer.differentiate(point_on_path, every_point, asked, arrays, [image[None]])
             return differences[index] * gradients[:, 0]
 
         nodes, share = np.polynomial.legendre.leggauss(48)
@@ -130,11 +130,9 @@ def integral_rows(scorer, samples):
                 "right Riemann": (np.arange(1, n + 1) / n, np.full(n, 1 / n)),
             }
             for name, (alpha, weight) in rules.items():
-                index = np.zeros(n, "int32")
+                arrays = [np.zeros((n, *image.shape), "float32"), alpha.astype("float32")]
                 asked = np.full((n, 1), target)
-                _, gradients = scorer.differentiate(
-                    point_on_path, every_point, asked, [index, alpha.astype("float32")], [image[None], zero]
-                )
+                _, gradients = scorer.differentiate(point_on_path, every_point, asked, arrays, [image[None]])
                 total = float((weight * (gradients[:, 0] * image).reshape(n, -1).sum(axis=1, dtype="float64")).sum())
                 errors.setdefault((name, n), []).append(abs(total - change) / abs(change))
     yield "| steps | " + " | ".join(map(str, counts)) + " |"

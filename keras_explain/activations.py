@@ -1,4 +1,4 @@
-"""Where a model applies its activation functions, and how to exchange them for the length of one trace."""
+"""Where a model applies its activation functions, and how to exchange them, or its precision, for one trace."""
 
 from __future__ import annotations
 
@@ -113,3 +113,22 @@ def exchanged(replacements: Iterable[tuple[Site, Callable[..., Any]]]) -> Iterat
                     del attributes[name]
                 else:
                     attributes[name] = function
+
+
+@contextmanager
+def computed_in(policy: str | None, layers: Iterable[keras.layers.Layer]) -> Iterator[None]:
+    """Give layers another dtype policy inside a `with` block; their variables stay as they are.
+
+    Args:
+        policy: such as `"mixed_bfloat16"`; None changes nothing.
+        layers: of a policy without quantization.
+    """
+    with ONE_AT_A_TIME:
+        before = [(layer, layer.dtype_policy) for layer in layers] if policy else []
+        try:
+            for layer, _ in before:
+                layer.dtype_policy = policy
+            yield
+        finally:
+            for layer, own in before:
+                layer.dtype_policy = own

@@ -187,6 +187,38 @@ def test_passes_alone_agree_in_mixed_precision():
             assert ratio == pytest.approx(1, abs=0.1)
 
 
+def test_an_explanation_may_be_computed_in_16_bits():
+    """Maps hardly change and the logits of the images not at all, and the model is left as it was."""
+    model = network()
+    policies = [layer.dtype_policy for layer in model._flatten_layers()]
+    exact, coarse = kx.Scorer(model), kx.Scorer(model, precision="mixed_bfloat16")
+    for method in (*GRADIENTS, ROWS):
+        one, other = (kx.explain(scorer, X[:2], method, targets=1) for scorer in (exact, coarse))
+        a, b = (found.values.reshape(-1).astype("float64") for found in (one, other))
+        cosine = a @ b / np.sqrt((a @ a) * (b @ b))
+        assert 0.99 < cosine < 1 - 1e-9, method
+        if not np.isnan(one.base_score).any():
+            np.testing.assert_array_equal(one.score, other.score)
+    np.testing.assert_array_equal(exact.logits(X), coarse.logits(X))
+    now = [layer.dtype_policy for layer in model._flatten_layers()]
+    assert all(policy is before for policy, before in zip(now, policies, strict=True))
+    with pytest.raises(kx.InputError, match="precision must be None or 'mixed_bfloat16'; got 'float16'"):
+        kx.Scorer(model, precision="float16")
+
+
+def test_the_layer_of_the_logits_keeps_its_precision():
+    """Where all before it is exact in 16 bits, logits of perturbed images are those of float32."""
+    stack = [keras.Input((12, 12, 2)), layers.Flatten(), layers.Dense(3, "softmax")]
+    model = keras.Sequential(stack)
+    images = np.random.default_rng(0).integers(0, 2, (2, 12, 12, 2)).astype("float32")
+    rows = kx.Lime(40, ROWS.segmentation, hide=0.0)
+    exact, coarse = (
+        kx.explain(kx.Scorer(model, precision=precision), images, rows, targets=0).details["weights"]
+        for precision in (None, "mixed_bfloat16")
+    )
+    np.testing.assert_allclose(exact, coarse, rtol=1e-4, atol=1e-5)
+
+
 def test_a_seeded_round_gives_the_same_bits():
     model = network()
     samples = kx.Samples(X[:2], [0, 1], background=X[2:8])

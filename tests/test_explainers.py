@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter, label
 from sklearn.metrics import adjusted_rand_score
 
 import keras_explain as kx
+from keras_explain import gradients
 from keras_explain.explainers.lime import balanced_subsets, partly_hidden, random_subsets
 from keras_explain.explainers.masking import hidden_image
 from tests import reference
@@ -41,7 +42,8 @@ def test_saliency_is_the_gradient_written_out(rule, cap):
 def test_smoothgrad_is_the_mean_of_signed_gradients(rule):
     found = kx.explain(NET.keras(), IMAGES, kx.Saliency(rule, smooth=6, noise=0.3, seed=4), targets=TARGETS)
     for row, (i, k) in enumerate(rows()):
-        noises = np.random.default_rng(4).standard_normal((6, 3, 4, 2), "float32") * (0.3 * np.ptp(IMAGES[i]))
+        noises = np.stack([np.random.default_rng((4, k)).standard_normal((3, 4, 2), "float32") for k in range(6)])
+        noises *= 0.3 * np.ptp(IMAGES[i])
         expected = reference.smoothgrad(NET, IMAGES[i].astype("float64"), k, noises, rule)
         np.testing.assert_allclose(found.values[row], expected, rtol=1e-4, atol=1e-5)
 
@@ -421,6 +423,18 @@ def test_no_retrace_for_other_images_targets_or_numbers_of_them():
             kx.explain(scorer, random.random((n, 8, 8, 1), "float32"), method, targets=n % 3)
         counts.append(scorer.traces)
     assert counts[0] == counts[1] == counts[2]
+
+
+@pytest.mark.parametrize(("told", "memory", "expected"), [(None, 4.5e9, 128), (None, 4.6e7, 86), (1.84e8, 0, 86)])
+def test_a_chunk_is_as_large_as_what_one_image_takes_in_all_layers_allows(monkeypatch, told, memory, expected):
+    """A layer gives 320 x 320 numbers of 4 bytes, and there is little beside it: in 46 MB there is room for 110."""
+    monkeypatch.setattr(gradients, "_CHUNK_MEMORY", memory)
+    monkeypatch.setattr(gradients.backend(), "memory", lambda: told)
+    grown = keras.Sequential([keras.Input((8, 8, 1)), layers.UpSampling2D(40), layers.AveragePooling2D(40)])
+    model, passes = counted(keras.Sequential([grown, *small_cnn().layers]))
+    kx.Scorer(model).logits(np.zeros((256, 8, 8, 1), "float32"))
+    evenly = 88 if BACKEND == "jax" and expected == 86 else expected  # filled up to a multiple of 8
+    assert max(map(int, passes)) == evenly
 
 
 def test_a_chunk_that_does_not_fit_is_halved():

@@ -78,6 +78,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         tracker: where rounds go; None is `MlflowTracker()`.
         value_range: (lowest, highest) pixel that the model was trained on; images outside are refused.
         output: name of the explained output, where the model has several.
+        precision: `"mixed_bfloat16"` computes the passes of the explanations in 16 bits, see `keras_explain.Scorer`.
         roi: where the findings are, for the localization and the outline in the figures, see `keras_explain.select`.
         seed: of the background, of GradientShap, SmoothGrad and LIME.
         on_error: `"warn"` turns whatever goes wrong into an `ExplanationWarning` and training goes on; `"raise"` lets
@@ -121,6 +122,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         tracker: Tracker | None = None,
         value_range: tuple[float, float] | None = None,
         output: str | None = None,
+        precision: str | None = None,
         roi: Any = None,
         seed: int = 0,
         on_error: str = "warn",
@@ -162,7 +164,9 @@ class ExplanationCallback(keras.callbacks.Callback):
         check_roi(roi, validation_data)
         if roi is None and metrics is not None and any(isinstance(m, quality.Localization) for m in self.metrics):
             raise InputError("metrics asks for the localization; give in roi where the findings are.")
-        self._output = output
+        if precision not in (None, "mixed_bfloat16"):
+            raise InputError(f"precision must be None or 'mixed_bfloat16'; got {precision!r}.")
+        self._how: dict[str, Any] = {"output": output, "precision": precision}
         self._scorer: Scorer | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._pending: Future[float] | None = None
@@ -240,7 +244,7 @@ class ExplanationCallback(keras.callbacks.Callback):
     ) -> None:
         self._complete = True  # unless this round finds something to which metrics are still due
         if self._scorer is None or self._scorer.model is not self.model:
-            self._scorer = Scorer(self.model, self._output)
+            self._scorer = Scorer(self.model, **self._how)
         scorer = self._scorer
         if not self._started:
             self.tracker.start({**self._settings(), **{f"version.{k}": v for k, v in versions().items()}})
@@ -356,7 +360,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         chosen = {**self.selecting, "class_map": ClassMap(self.selecting["class_map"]).as_text()}
         chosen["roi"] = "given" if self.selecting["roi"] is not None else None
         metrics = list(map(repr, self.metrics))
-        rest = {"frequency": self.frequency, "max_overhead": self.max_overhead}
+        rest = {**self._how, "frequency": self.frequency, "max_overhead": self.max_overhead}
         prepared = preprocessing_of(self.validation_data)
         if prepared is not None:
             rest["preprocessing"] = prepared.as_settings()

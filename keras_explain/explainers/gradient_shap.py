@@ -9,21 +9,20 @@ import numpy as np
 from keras import ops
 
 from keras_explain.errors import InputError
-from keras_explain.gradients import Scorer, columns
+from keras_explain.gradients import Rows, Scorer, columns
 from keras_explain.records import Attribution, Samples
 
 _MOST_UNLIKE = 20.0
 
 
-def point_on_path(index: Any, alpha: Any, image: Any, background: Any) -> Any:
-    """x' + alpha (x - x') with x' = background[index]."""
-    baseline = ops.take(background, index, axis=0)
+def point_on_path(baseline: Any, alpha: Any, image: Any) -> Any:
+    """x' + alpha (x - x')."""
     return baseline + columns(alpha, image) * (image - baseline)
 
 
-def contributions(gradients: Any, index: Any, alpha: Any, image: Any, background: Any) -> Any:
+def contributions(gradients: Any, baseline: Any, alpha: Any, image: Any) -> Any:
     """Sums over the points of (x - x') * gradient and of its square, for each target."""
-    terms = (image - ops.take(background, index, axis=0)) * gradients
+    terms = (image - baseline) * gradients
     return ops.sum(terms, axis=1), ops.sum(ops.square(terms), axis=1)
 
 
@@ -75,6 +74,7 @@ class GradientShap:
         background = self._checked_background(samples)
         index, alpha = self._points(len(background))
         shape = samples.images.shape[1:]
+        baselines = Rows(self.samples, shape, lambda part: background[index[part.start : part.stop]])
         score = np.take_along_axis(scorer.logits(samples.images), samples.targets, axis=1)
         base_score = scorer.logits(background).mean(axis=0, dtype="float64")[samples.targets]
         values = np.zeros((*samples.targets.shape, *shape), "float32")
@@ -82,7 +82,7 @@ class GradientShap:
         for i, (image, targets) in enumerate(zip(samples.images, samples.targets, strict=True)):
             repeated = np.tile(targets, (self.samples, 1))
             _, (total, squares) = scorer.differentiate(
-                point_on_path, contributions, repeated, [index, alpha], [image[None], background]
+                point_on_path, contributions, repeated, [baselines, alpha], [image[None]]
             )
             values[i] = total / self.samples
             variance = np.maximum(squares / self.samples - values[i] ** 2, 0) * self.samples / (self.samples - 1)
@@ -104,7 +104,7 @@ class GradientShap:
         runs = -(-self.samples // m)
         index = np.concatenate([random.permutation(m) for _ in range(runs)])[: self.samples]
         alpha = (np.arange(self.samples) + random.random(self.samples)) / self.samples
-        return index.astype("int32"), alpha.astype("float32")
+        return index, alpha.astype("float32")
 
     def _checked_background(self, samples: Samples) -> np.ndarray:
         background = np.asarray(samples.background if self.background is None else self.background, "float32")

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_explain.errors import InputError
-from keras_explain.gradients import Scorer, as_they_are, identity
+from keras_explain.gradients import Rows, Scorer, as_they_are, identity
 from keras_explain.records import Attribution, Samples
 from keras_explain.rules import RULES, relu_replacements
 
@@ -90,8 +90,13 @@ class Saliency:
         )
 
     def _smoothed(self, scorer: Scorer, image: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        random = np.random.default_rng(self.seed)
-        noise = random.standard_normal((self.smooth, *image.shape), "float32") * (self.noise * np.ptp(image))
+        scale = np.float32(self.noise * np.ptp(image))
+
+        def made(part: range) -> np.ndarray:
+            copies = (np.random.default_rng((self.seed, i)) for i in part)
+            return scale * np.stack([random.standard_normal(image.shape, "float32") for random in copies])
+
+        noise = Rows(self.smooth, image.shape, made)
         repeated = np.tile(targets, (self.smooth, 1))
         _, (total,) = scorer.differentiate(noisy, sum_over_points, repeated, [noise], [image[None]], self.rule)
         return np.asarray(total) / self.smooth

@@ -3,7 +3,7 @@
 An explainer says how its points are made from arrays and how the gradients at those points are combined, both written
 with `keras.ops`. The scorer streams the arrays through the device in chunks, compiles each such program once over the
 live variables, and brings only the sums back. What differs between TensorFlow, JAX and PyTorch lies in one small
-module each, with the same six names:
+module each, with the same seven names:
 
     COMPILES                                whether programs are traced at all
     compiled(function, arrays, variables, exchange)
@@ -11,6 +11,7 @@ module each, with the same six names:
                                             the context `exchange()` wherever its Python runs
     gradients(function, at, weight)         scores and their derivatives
     padded(n, most)                         how many points, at most so many, a program is run on to serve n
+    memory()                                bytes of an accelerator, None if there is none or it does not tell
     is_out_of_memory(error)
     preserved(model)                        a context that puts back what an evaluation moves in the backend
 """
@@ -29,16 +30,38 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_explain.activations import Site, exchanged, sites
+from keras_explain.activations import Site, computed_in, exchanged, sites
 from keras_explain.errors import ExplainError, InputError, OutOfTime
-from keras_explain.outputs import Head, find_head
+from keras_explain.outputs import Head, called, find_head
 from keras_explain.rules import relu_replacements
 
-_CHUNK_VALUES = 4_500_000  # input values in one chunk: 16 images of 299 x 299 x 3
+_CHUNK_MEMORY = 4.5e9  # bytes of all layers' outputs in one chunk where the device tells nothing: 16 of ResNet50 at 299
+_SHARE_OF_DEVICE = 0.25  # of its memory, if it tells that
 _LARGEST_CHUNK = 128
 _TARGETS_AT_ONCE = 8
 # Float16 loses a gradient below 6e-8 and makes one above 65504 infinite: the score is scaled, its gradient unscaled.
 _SCALE, _LEAST_SCALE, _SCALE_STEP = 2.0**10, 2.0**-10, 2.0**5
+
+
+class Rows:
+    """An array that is made in parts, as it is cut, so that the whole never lies in memory.
+
+    Args:
+        n: rows.
+        shape: of a row.
+        make: `make(range of rows) -> (rows, *shape)` float32.
+    """
+
+    dtype = np.dtype("float32")
+
+    def __init__(self, n: int, shape: Sequence[int], make: Callable[[range], np.ndarray]):
+        self.shape, self._make = (n, *shape), make
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return self._make(range(len(self))[part])
 
 
 def identity(images: Any) -> Any:
@@ -65,7 +88,10 @@ class Scorer:
     Args:
         model: any Keras classifier of one image input. It is never copied; updates of its weights are followed.
         output: name of the explained output, where the model has several.
-        batch_size: points evaluated at once; None chooses by the image size. Halved by itself when memory runs out.
+        precision: `"mixed_bfloat16"` computes the many passes of an explanation in 16 bits, but for the layers behind
+            the last one with weights; class logits of images stay in the model's own precision. None leaves all in it.
+        batch_size: points evaluated at once; None chooses by what one image takes in all layers. Halved by itself, and
+            for good, when memory runs out.
 
     `evaluations` counts the points at which the model was evaluated or differentiated so far, `compiling` the seconds
     in which programs were traced (on JAX compiled too). After the time `until`, on the clock `time.perf_counter`, it
@@ -84,16 +110,27 @@ class Scorer:
         (2, 3)
     """
 
-    def __init__(self, model: keras.Model, output: str | None = None, batch_size: int | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        output: str | None = None,
+        batch_size: int | None = None,
+        precision: str | None = None,
+    ):
         if not isinstance(model, keras.Model):
             raise InputError(f"model must be a keras.Model; got {type(model).__name__}.")
         if len(getattr(model, "inputs", None) or [None]) != 1:
             raise InputError(f"'{model.name}' has {len(model.inputs)} inputs; only models of one image input work.")
+        if precision not in (None, "mixed_bfloat16"):
+            raise InputError(f"precision must be None or 'mixed_bfloat16'; got {precision!r}.")
         self.model = model
         self.output = output
+        self.precision = precision
         self.batch_size = batch_size
         self._backend = backend()
         self._head: Head | None = None
+        self._point = 0.0  # bytes that all layers' outputs take for one image
+        self._reduced: list[keras.layers.Layer] = []  # which layers `precision` is meant for
         self._parts: list[Any] = []
         self._compiled: dict[Any, _Program] = {}
         self.evaluations = 0
@@ -119,6 +156,10 @@ class Scorer:
         self._renew()
         if self._head is None:
             self._head = find_head(self.model, images[:2], self.output)
+            calls = called(self.model, images[:1])
+            outputs = keras.tree.flatten([output for _, output in calls])
+            self._point = sum(4.0 * math.prod(output.shape) for output in outputs if hasattr(output, "shape"))
+            self._reduced = _before_the_logits([layer for layer, _ in calls])
         return self._head
 
     def _renew(self) -> None:
@@ -141,22 +182,25 @@ class Scorer:
         Returns:
             (n, classes) float32.
         """
-        return self.evaluate(identity, (images,))
+        return self._evaluate(_Recipe(identity), (images,), ())
 
     def evaluate(
-        self, points: Callable[..., Any], each: Sequence[np.ndarray], shared: Sequence[np.ndarray] = ()
+        self, points: Callable[..., Any], each: Sequence[np.ndarray | Rows], shared: Sequence[np.ndarray] = ()
     ) -> np.ndarray:
         """Class logits at points that are made on the device.
 
         Args:
             points: `points(*each, *shared) -> (n, *image shape)`, written with `keras.ops`; a module-level function.
-            each: arrays with one entry a point along their first axis; they are cut into chunks.
+            each: arrays, or `Rows`, with one entry a point along their first axis; they are cut into chunks.
             shared: arrays that every chunk needs whole.
 
         Returns:
             (n, classes) float32.
         """
-        chunks = self._chunks(_Recipe(points), [], each, shared)
+        return self._evaluate(_Recipe(points, precision=self.precision), each, shared)
+
+    def _evaluate(self, recipe: _Recipe, each: Sequence[np.ndarray | Rows], shared: Sequence[np.ndarray]) -> np.ndarray:
+        chunks = self._chunks(recipe, [], each, shared)
         return np.concatenate([keras.ops.convert_to_numpy(logits)[:n] for n, logits in chunks])
 
     def differentiate(
@@ -164,7 +208,7 @@ class Scorer:
         points: Callable[..., Any],
         combine: Callable[..., Any],
         targets: np.ndarray,
-        each: Sequence[np.ndarray],
+        each: Sequence[np.ndarray | Rows],
         shared: Sequence[np.ndarray] = (),
         rule: str = "vanilla",
         tap: keras.layers.Layer | None = None,
@@ -187,7 +231,7 @@ class Scorer:
         Raises:
             InputError: the model has no gradient, or the tapped layer is not called once.
         """
-        recipe = _Recipe(points, combine, rule, tap)
+        recipe = _Recipe(points, combine, rule, tap, self.precision)
         parts = [
             self._differentiate(recipe, targets[:, part].astype("int32"), each, shared)
             for part in _even_slices(targets.shape[1], _TARGETS_AT_ONCE)
@@ -199,7 +243,7 @@ class Scorer:
         return scores, np.concatenate([result for _, result in parts], axis=1)
 
     def _differentiate(
-        self, recipe: _Recipe, targets: np.ndarray, each: Sequence[np.ndarray], shared: Sequence[np.ndarray]
+        self, recipe: _Recipe, targets: np.ndarray, each: Sequence[np.ndarray | Rows], shared: Sequence[np.ndarray]
     ) -> tuple[np.ndarray, Any]:
         scores, gathered = [], []
         total: tuple[Any, ...] = ()
@@ -219,7 +263,7 @@ class Scorer:
         self,
         recipe: _Recipe,
         targets: Sequence[np.ndarray],
-        each: Sequence[np.ndarray],
+        each: Sequence[np.ndarray | Rows],
         shared: Sequence[np.ndarray],
     ) -> Iterator[tuple[int, Any]]:
         """The length of every chunk and what a program makes of it; chunks are halved when memory runs out."""
@@ -227,7 +271,7 @@ class Scorer:
         on_device = [_tensor(array) for array in shared]
         n, start, scale = len(each[0]), 0, _SCALE if program.half else 1.0
         while start < n:
-            most = self._chunk_size(each, shared)
+            most = self._chunk_size()
             stop = start + -(-(n - start) // -(-(n - start) // most))
             length = self._backend.padded(stop - start, most)
             weight = np.where(np.arange(length) < stop - start, scale, 0).astype("float32")
@@ -255,22 +299,22 @@ class Scorer:
         self,
         recipe: _Recipe,
         targets: Sequence[np.ndarray],
-        each: Sequence[np.ndarray],
+        each: Sequence[np.ndarray | Rows],
         shared: Sequence[np.ndarray],
     ) -> _Program:
         self._renew()
-        arrays = [*targets, *each, *shared]
+        arrays: list[Any] = [*targets, *each, *shared]
         key = (recipe, *((array.shape[1:], array.dtype.str) for array in arrays))
         if key not in self._compiled:
             few = [_tensor(array) for array in [*(array[:2] for array in each), *shared]]
             images = recipe.points(*few)
-            program = _Program(self.model, self.head(images), recipe, images)
+            program = _Program(self.model, self.head(images), recipe, images, self._reduced)
             with self._compiling(program):
                 program.run = self._backend.compiled(
                     program.forward if recipe.combine is None else program.gradient,
                     [np.ones(1, "float32"), *arrays],
                     list(self.model.variables),
-                    lambda: exchanged(program.replacements),
+                    program.exchange,
                 )
             self._compiled[key] = program
         return self._compiled[key]
@@ -283,11 +327,12 @@ class Scorer:
         if self._backend.COMPILES and program.traces > traces:
             self.compiling += time.perf_counter() - begun
 
-    def _chunk_size(self, each: Sequence[np.ndarray], shared: Sequence[np.ndarray]) -> int:
+    def _chunk_size(self) -> int:
         if self.batch_size is not None:
             return self.batch_size
-        values = max(int(np.prod(array.shape[1:])) for array in [*each, *shared])
-        return max(1, min(_LARGEST_CHUNK, _CHUNK_VALUES // max(values, 1)))
+        device = self._backend.memory()
+        memory = _CHUNK_MEMORY if device is None else _SHARE_OF_DEVICE * device
+        return max(1, min(_LARGEST_CHUNK, int(memory / max(self._point, 1.0))))
 
 
 def _even_slices(n: int, most: int) -> list[slice]:
@@ -306,6 +351,12 @@ def _tensor(array: np.ndarray) -> Any:
     return keras.ops.convert_to_tensor(array, dtype=array.dtype.name)
 
 
+def _before_the_logits(layers: list[keras.layers.Layer]) -> list[keras.layers.Layer]:
+    """Of layers in the order of their calls, those of float32 before the last one with a kernel."""
+    last = max((i for i, layer in enumerate(layers) if hasattr(layer, "kernel")), default=0)
+    return [layer for layer in layers[:last] if layer.dtype_policy.name == "float32"]
+
+
 def _takes_whole_numbers(model: keras.Model) -> bool:
     inputs = getattr(model, "inputs", None) or ()
     return not all(keras.backend.is_float_dtype(one.dtype) for one in inputs)
@@ -319,6 +370,7 @@ class _Recipe:
     combine: Callable[..., Any] | None = None
     rule: str = "vanilla"
     tap: keras.layers.Layer | None = None
+    precision: str | None = None
 
 
 class _Program:
@@ -327,17 +379,25 @@ class _Program:
     Args:
         model, head, recipe: what is computed.
         images: (n, *image shape), some points.
+        reduced: layers that are computed in the precision of the recipe, if it has one.
     """
 
     run: Callable[..., Any]  # the traced `forward` or `gradient`
 
-    def __init__(self, model: keras.Model, head: Head, recipe: _Recipe, images: Any):
+    def __init__(self, model: keras.Model, head: Head, recipe: _Recipe, images: Any, reduced: list[keras.layers.Layer]):
         self.model, self.head, self.recipe = model, head, recipe
+        self.reduced = reduced if recipe.precision else []
         self.replacements = [*head.switched(), *relu_replacements(model, recipe.rule)]
         gradient = recipe.combine is not None
         self.half = gradient and any(layer.compute_dtype == "float16" for layer in model._flatten_layers())
         self.tapped_shape = () if recipe.tap is None else tuple(self._tapped(images, 0.0)[1].shape[1:])
         self.traces = 0
+
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """The state in which the model is traced."""
+        with exchanged(self.replacements), computed_in(self.recipe.precision, self.reduced):
+            yield
 
     def forward(self, weight: Any, *arrays: Any) -> Any:
         """Logits (n, classes) at the points."""

@@ -78,6 +78,11 @@ def padded(n: int, most: int) -> int:
     return min(most, -(-n // 8) * 8)
 
 
+def memory() -> float | None:
+    """Bytes that JAX may use of the first device; None on a CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a smaller chunk may help."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)

@@ -57,6 +57,11 @@ def padded(n: int, most: int) -> int:
     return n
 
 
+def memory() -> float | None:
+    """TensorFlow tells how much of a GPU is used, but not how much there is."""
+    return None
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a smaller chunk may help."""
     return isinstance(error, tf.errors.ResourceExhaustedError)

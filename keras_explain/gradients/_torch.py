@@ -63,6 +63,11 @@ def padded(n: int, most: int) -> int:
     return n
 
 
+def memory() -> float | None:
+    """Bytes of the current CUDA device; None where there is none."""
+    return float(torch.cuda.get_device_properties().total_memory) if torch.cuda.is_available() else None
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a smaller chunk may help."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
