@@ -45,8 +45,17 @@ test-all: backends
 	KERAS_BACKEND=jax $(BIN)/pytest
 	KERAS_BACKEND=torch $(BIN)/pytest
 
-bench: install
-	$(BIN)/python -m benchmarks
+# Peers whose pins ask for an older TensorFlow.
+.peers/installed:
+	$(PYTHON) -m venv .peers
+	.peers/bin/pip install --quiet "tensorflow-cpu<2.21" xplique tf-explain opencv-python-headless tensorboard
+	touch $@
+
+bench: install .peers/installed
+	$(BIN)/python -m benchmarks --peers .peers/bin/python
+	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.overhead
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

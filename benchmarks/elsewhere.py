@@ -1,11 +1,7 @@
 """Jobs of the peers whose pins ask for an environment of their own, run one at a time as their names come in.
 
-    python3 -m venv peers
-    peers/bin/pip install "tensorflow-cpu<2.21" xplique tf-explain opencv-python-headless tensorboard
-    python -m benchmarks --peers peers/bin/python
-
-It stands alone, since nothing of this project is installed there: it builds the same architecture, reads names of jobs
-from its input and answers each with its seconds.
+`make bench` makes that environment. This file stands alone, since nothing of this project is installed there: it builds
+the same architecture, reads names of jobs from its input and answers each with its seconds.
 """
 
 import sys

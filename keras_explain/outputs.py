@@ -74,6 +74,13 @@ class Head:
         z = z - z.max(axis=-1, keepdims=True)
         return np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
 
+    def log_odds(self, logits: np.ndarray, target: int) -> np.ndarray:
+        """log(p / (1 - p)) (n,), float64, of a class' probability p; it goes on rising where p is rounded to 1."""
+        z = np.asarray(logits, "float64")
+        if self.kind == "sigmoid":
+            return np.asarray(z[:, target])
+        return np.asarray(z[:, target] - np.logaddexp.reduce(np.delete(z, target, axis=1), axis=1))
+
     def correct(self, logits: np.ndarray, target: int) -> np.ndarray:
         """Which rows predict class `target`: the largest logit of a softmax, a probability above one half otherwise."""
         if self.kind == "softmax" or self.binary:

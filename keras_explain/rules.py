@@ -22,11 +22,13 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_explain.activations import Site, sites
 from keras_explain.errors import InputError, RuleError
 
+_LARGE = 1000.0
 RULES = ("vanilla", "guided", "rectified")
 
 
@@ -62,6 +64,8 @@ def relu_replacements(model: keras.Model, rule: str) -> list[tuple[Site, Callabl
 
 
 def _with_rule(relu: Callable[..., Any], guided: bool) -> Callable[..., Any]:
+    highest = float(ops.convert_to_numpy(relu(ops.convert_to_tensor(np.array([[_LARGE]], "float32"))))[0, 0])
+
     @ops.custom_gradient
     def ruled(x: Any) -> Any:
         y = relu(x)
@@ -69,11 +73,14 @@ def _with_rule(relu: Callable[..., Any], guided: bool) -> Callable[..., Any]:
         def gradient(*args: Any, upstream: Any = None) -> Any:
             if upstream is None:  # TensorFlow and JAX pass it by position
                 (upstream,) = args
-            passed = ops.maximum(upstream, 0)
-            if guided:
-                gate = ops.logical_and(ops.equal(y, x), ops.greater(x, 0))
-                passed = ops.where(gate, passed, ops.zeros_like(passed))
-            return passed
+            passed = ops.relu(upstream)
+            if not guided:
+                return passed
+            # Told from y alone, so that x need not be kept until the way back.
+            gate = ops.greater(y, 0)
+            if highest < _LARGE:
+                gate = ops.logical_and(gate, ops.less(y, highest))
+            return ops.where(gate, passed, ops.zeros_like(passed))
 
         return y, gradient
 

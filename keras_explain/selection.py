@@ -158,6 +158,7 @@ class Found:
         k: how many were kept of each class at most.
         seen: images that were looked at.
         judged, right: those of a class that has an output, and how many of them were predicted correctly.
+        independent: whether an image may be of several classes.
     """
 
     best: Mapping[int, Sequence[tuple[int, float]]]
@@ -165,17 +166,20 @@ class Found:
     seen: int
     judged: int
     right: int
+    independent: bool = False
 
 
 def select_found(
     scorer: Scorer,
     data: Any,
     found: Found,
+    known_background: np.ndarray | None = None,
     *,
     class_map: Any = None,
     class_names: Sequence[str] = (),
     channel_names: Sequence[str] = (),
     images_per_class: int = 1,
+    candidates: int | None = None,
     background: int = 0,
     value_range: tuple[float, float] | None = None,
     roi: Any = None,
@@ -187,6 +191,8 @@ def select_found(
         scorer: of the model.
         data: those of that pass, in the same order.
         found: what it found.
+        known_background: that of an earlier call with as many images, which is not read again.
+        candidates: the pass must have looked at so many, or at all.
         class_map, class_names, channel_names, images_per_class, background, value_range, roi, seed: as in `select`. The
             samples' own `value_range` is that of the images that were read.
 
@@ -200,10 +206,13 @@ def select_found(
         )
     known = length(data)
     if known is not None and found.seen > known:
-        raise InputError(f"it has seen {found.seen} images, of which validation_data have only {known}")
+        raise InputError(f"it has seen {found.seen} images, of which validation_data have only {known}.")
+    asked = known if candidates is None or known is None else min(known, candidates)
+    if asked is not None and found.seen < asked:
+        raise InputError(f"it has seen {found.seen} images of {known}; candidates={found.seen} takes these for enough.")
     search = _Search(ClassMap(class_map), images_per_class, background, seed)
     about = _About(scorer.model, data, tuple(class_names), tuple(channel_names), value_range, class_map, roi)
-    drawn = search.drawn(found.seen)
+    drawn = search.drawn(found.seen) if known_background is None else []
     best = {label: dict(rows[:images_per_class]) for label, rows in found.best.items()}
     chosen = {position for rows in best.values() for position in rows}
     read: dict[int, tuple[np.ndarray, np.ndarray, str]] = {}
@@ -218,27 +227,33 @@ def select_found(
         images, labels = (np.array([read[position][part] for position in positions]) for part in (0, 1))
         names = [read[position][2] for position in positions]
         search.look(images, labels, names, *about.predicted(scorer, images), positions)
-    _confirm(best, search, _CONFIRMED if _in_float32(scorer.model) else _CONFIRMED_HALF)
-    search.reservoir = [read[position][0] for position in drawn]
+    _confirm(found, best, search, _CONFIRMED if _in_float32(scorer.model) else _CONFIRMED_HALF)
+    search.reservoir = [read[position][0] for position in drawn] if known_background is None else [*known_background]
     search.judged, search.right = found.judged, found.right
     for image, *_ in read.values():
         search.low, search.high = min(search.low, image.min()), max(search.high, image.max())
     return about.completed(search)
 
 
-def _confirm(best: Mapping[int, Mapping[int, float]], search: _Search, tolerance: float) -> None:
+def _confirm(found: Found, best: Mapping[int, Mapping[int, float]], search: _Search, tolerance: float) -> None:
     """Raise unless the images that were read are those that were found."""
     if search.best.keys() != best.keys():
-        raise InputError(f"it looks for the classes {sorted(best)}, and class_map for {sorted(search.best)}")
+        raise InputError(f"it looks for the classes {sorted(best)}, and class_map for {sorted(search.best)}.")
+    if search.independent != found.independent:
+        raise InputError(f"the outputs are {'' if search.independent else 'not '}independent: set its multi_label.")
     for label, rows in best.items():
         again = {candidate.position: candidate.confidence for candidate in search.best[label]}
         for position, confidence in rows.items():
-            if abs(again.get(position, -1.0) - confidence) > tolerance:
-                now = f"with {again[position]:.3f}" if position in again else "otherwise"
+            what = f"the image at position {position}, which it has for class {label} with {confidence:.3f}"
+            if position not in again:
                 raise InputError(
-                    f"the image at position {position} is no longer one of class {label} predicted with "
-                    f"{confidence:.3f}, but {now}: are the data shuffled or augmented, or not those that fit "
-                    "validates on, in the same order?"
+                    f"{what}, is of another class or predicted otherwise: are the data shuffled or augmented, or not "
+                    "those that fit validates on, in the same order?"
+                )
+            if abs(again[position] - confidence) > tolerance:
+                raise InputError(
+                    f"{what}, is predicted with {again[position]:.3f}: is its from_logits right, and was nothing "
+                    "evaluated or trained since?"
                 )
 
 
@@ -392,6 +407,7 @@ def _mask(region: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Candidate:
+    odds: float  # log(p / (1 - p)), by which images are ranked
     confidence: float
     position: int
     image: np.ndarray
@@ -455,10 +471,11 @@ class _Search:
                 right = bool(head.correct(logits[row : row + 1], target)[0])
                 self.judged, self.right = self.judged + 1, self.right + right
                 best = self.best.setdefault(label, [])
-                confidence = float(probabilities[row, target])
-                if right and (len(best) < self.images_per_class or confidence > best[-1].confidence):
-                    best.append(_Candidate(confidence, position, images[row].copy(), label, target, name))
-                    best.sort(key=lambda c: (-c.confidence, c.position))
+                odds = float(head.log_odds(logits[row : row + 1], target)[0]) if right else -np.inf
+                if right and (len(best) < self.images_per_class or odds > best[-1].odds):
+                    confidence = float(probabilities[row, target])
+                    best.append(_Candidate(odds, confidence, position, images[row].copy(), label, target, name))
+                    best.sort(key=lambda c: (-c.odds, c.position))
                     del best[self.images_per_class :]
 
     def _target(self, label: int, head: Head) -> int | None:

@@ -89,6 +89,22 @@ def test_independent_sigmoids_and_a_single_one(random):
         assert_same(found_in(single, answers, (z if logits else p)[:, :1]), literal(answers, both, 3, {0: 0, 1: 1}))
 
 
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_images_are_told_apart_where_probabilities_are_rounded_to_one(from_logits):
+    z = np.array([[30, 0, 0], [40, 0, 0], [35, 0, 0], [0, 28, 0], [0, 33, 0]], "float32")
+    given, labels = z if from_logits else softmax(z.astype("float64")).astype("float32"), np.array([0, 0, 0, 1, 1])
+    found = found_in(TopConfidence(2, from_logits=from_logits), labels, given)
+    assert [position for position, _ in found.best[0]] == [1, 2]
+    assert [position for position, _ in found.best[1]] == [4, 3]
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(3, "softmax", use_bias=False)])
+    model.set_weights([np.eye(3)])
+    assert kx.select(model, (z, labels), images_per_class=2, value_range=(0, 255)).ids == ("1", "2", "4", "3")
+    both = np.concatenate([-z[:, :1], z[:, 1:2]], axis=1)[[0, 1, 2, 3, 4]].sum(axis=1, keepdims=True)
+    single = found_in(TopConfidence(5, from_logits=True), np.array([0, 0, 0, 1, 1]), both)
+    assert [position for position, _ in single.best[0]] == [1, 2, 0]
+    assert [position for position, _ in single.best[1]] == [4, 3]
+
+
 def test_nothing_right_and_nothing_seen():
     metric = TopConfidence()
     assert float(metric.result()) == 0.0
@@ -166,9 +182,13 @@ def no_own_pass(monkeypatch):
 
 def run(folder, model, data, **options):
     fitting = {key: options.pop(key) for key in ("epochs", "validation_freq", "validation_steps") if key in options}
+    labels, batching = options.pop("labels", Y), {}
+    if not isinstance(data, keras.utils.PyDataset):
+        batching = {"validation_batch_size": options.pop("batch", 32)}
     options = {"tracker": kx.DirectoryTracker(folder), "on_error": "raise", "frequency": 1, **options}
     callback = ExplanationCallback(options.pop("validation_data", data), ["vanilla"], **options)
-    model.fit(X, Y, verbose=0, validation_data=data, callbacks=[callback], **{"epochs": 2, **fitting})
+    fitting = {"epochs": 2, "verbose": 0, "validation_data": data, **batching, **fitting}
+    model.fit(X, labels, callbacks=[callback], **fitting)
     return callback
 
 
@@ -258,8 +278,10 @@ def test_other_data_or_settings_are_noticed(tmp_path):
     falls_back(
         tmp_path / "3", "has seen 90 images, of which validation_data have only 40", validation_data=(X[:40], Y[:40])
     )
-    falls_back(tmp_path / "4", "no longer one of class", validation_data=(X[::-1].copy(), Y[::-1].copy()))
-    falls_back(tmp_path / "5", "but otherwise", validation_data=(X, np.roll(Y, 1)))
+    falls_back(
+        tmp_path / "4", "is of another class or predicted otherwise", validation_data=(X[::-1].copy(), Y[::-1].copy())
+    )
+    falls_back(tmp_path / "5", "is of another class or predicted otherwise", validation_data=(X, np.roll(Y, 1)))
 
 
 def test_without_validation_in_fit_the_data_are_evaluated_here(tmp_path):
@@ -275,9 +297,42 @@ def test_without_validation_in_fit_the_data_are_evaluated_here(tmp_path):
     assert callback.latest.evaluations["selecting"] <= 3
 
 
-def test_a_part_of_the_validation_data_is_enough(tmp_path, no_own_pass):
-    callback = run(tmp_path, build(metrics=[TopConfidence()]), Batches(), validation_steps=3)
-    assert all(int(name) < 48 for name in callback.latest.samples.ids)
+def test_a_part_of_the_validation_data_is_enough_only_if_asked_for(tmp_path):
+    message = "it has seen 48 images of 90; candidates=48 takes these for enough"
+    whole = falls_back(tmp_path / "1", message, (X, Y), validation_steps=3, batch=16)
+    assert whole.latest.evaluations["selecting"] == 90
+    model = build(metrics=[TopConfidence()])
+    part = run(tmp_path / "2", model, (X, Y), validation_steps=3, batch=16, candidates=48)
+    assert part.latest.evaluations["selecting"] <= 3
+    assert all(int(name) < 48 for name in part.latest.samples.ids)
+
+
+def test_a_wrong_idea_of_the_outputs_is_noticed(tmp_path):
+    falls_back(tmp_path / "1", "is its from_logits right", metrics=[TopConfidence(from_logits=True)])
+    model = build("sigmoid", 3, [TopConfidence()], "binary_crossentropy")
+    several = np.stack([Y == 0, Y >= 1, Y == 2], axis=1).astype("float32")
+    with pytest.warns(ExplanationWarning, match="the outputs are independent: set its multi_label"):
+        run(tmp_path / "2", model, (X, several), labels=several, epochs=1)
+    model = build("sigmoid", 3, [TopConfidence(multi_label=True)], "binary_crossentropy")
+    callback = run(tmp_path / "3", model, (X, several), labels=several)
+    own = kx.select(model, (X, several), background=50)
+    assert callback.latest.samples.ids == own.ids
+    assert np.isnan(callback.latest.samples.accuracy)
+
+
+def test_the_background_is_read_once(tmp_path, no_own_pass):
+    data = Batches(size=2)
+    reads = []
+    counting = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: reads.append(data.read))
+    model = build(metrics=[TopConfidence()])
+    explain = ExplanationCallback(
+        data, ["vanilla"], frequency=1, background=20, tracker=kx.DirectoryTracker(tmp_path), on_error="raise"
+    )
+    model.fit(X, Y, epochs=3, verbose=0, validation_data=(X, Y), callbacks=[explain, counting])
+    first, *later = np.diff([0, *reads])
+    assert first > 15
+    assert max(later) <= 5
+    np.testing.assert_array_equal(explain.latest.samples.background, kx.select(model, data, background=20).background)
 
 
 @tensorflow_only

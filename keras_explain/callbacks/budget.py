@@ -44,13 +44,14 @@ class Budget:
         return self.trained + ahead * self.epoch
 
     def allowed(self, ahead: int) -> float:
-        """Seconds that a round may take now: half of all for the first, later what leaves room for the last."""
+        """Seconds that a round may take now: a quarter of all for the first, later what leaves room for the last."""
         if self.share is None:
             return math.inf
         left = self.share * self.expected(ahead) - self.spent
         if not ahead:
             return left
-        return left - self.price if self.rounds else left / 2
+        # The first epoch compiles, and is often twice as long as those after it; what is drawn is not counted yet.
+        return left - self.price if self.rounds else left / 4
 
     def affordable(self, methods: Sequence[str], allowed: float, ahead: int) -> list[str]:
         """All methods if a whole round is allowed; else none, or in the last round those that fit, in their order."""
@@ -66,19 +67,27 @@ class Budget:
         return chosen
 
     def learn(self, found: Round, stopped: Sequence[str]) -> None:
-        """Keep what the parts of a round took; twice the time after which a method was stopped."""
+        """Keep what the parts of a round took, if all classes have images; twice the time after which a method stopped."""
         self.prices["selecting"] = found.seconds["selecting"]
-        for name in {*found.methods, *stopped}:
-            factor = 2 if name in stopped else 1
-            self.prices[name] = factor * found.seconds[name] + found.seconds.get(f"measuring {name}", 0.0)
+        share = len(found.samples) / max(1, len(found.samples) + len(found.samples.missing))
+        for name in [*found.methods, *stopped]:
+            taken = found.seconds[name] + found.seconds.get(f"measuring {name}", 0.0)
+            self.prices[name] = (2 if name in stopped else 1) * taken / max(share, 1e-9)
 
     def forecast(self, rounds: int, epochs: int, ahead: int) -> str:
         """In words, after the first of so many rounds, what they come to."""
         share = (self.spent + (rounds - 1) * self.price) / max(self.expected(ahead), 1e-9)
         parts = ", ".join(f"{part} {price:.1f}" for part, price in self.prices.items())
-        limit = "" if self.share is None else f" max_overhead allows {100 * self.share:g} %."
-        return (
+        words = (
             f"the first round took {self.spent:.1f} s, compiling included. One round takes about {self.price:.1f} s "
-            f"({parts}); drawing goes on in the background. {rounds} rounds in {epochs} epochs are about "
-            f"{100 * share:.3g} % of the training.{limit}"
+            f"({parts}), and what drawing it takes in the background. {rounds} rounds in {epochs} epochs would be about "
+            f"{100 * share:.3g} % of a training whose epochs are as long as the first, drawing not counted"
+        )
+        return words + ("." if self.share is None else f"; max_overhead allows {100 * self.share:g} %.")
+
+    def account(self) -> str:
+        """In words, what all rounds have come to."""
+        return (
+            f"{self.rounds} rounds took {self.spent:.1f} s, {100 * self.spent / max(self.trained, 1e-9):.3g} % of the "
+            f"{self.trained:.1f} s of training; drawing is counted by the time of its one core."
         )

@@ -72,9 +72,9 @@ class ExplanationCallback(keras.callbacks.Callback):
         background: images drawn from the candidates for the expectation of GradientShap.
         frequency: explain epochs 0, frequency, 2 frequency, ... (as counted by Keras) and always the last one.
         max_overhead: share of the training time that rounds may take, such as 0.05, compiling and drawing included.
-            The first round may take half of it, and what does not end in that time is left out; later rounds are
+            The first round may take a quarter of it, and what does not end in that time is left out; later rounds are
             skipped where they would not leave room for the last one; of that the methods are done, in their order,
-            that fit. None: no limit. What is left out or skipped is said.
+            that fit. None: no limit. What is left out or skipped is said, and warned of in the last round.
         tracker: where rounds go; None is `MlflowTracker()`.
         value_range: (lowest, highest) pixel that the model was trained on; images outside are refused.
         output: name of the explained output, where the model has several.
@@ -132,8 +132,9 @@ class ExplanationCallback(keras.callbacks.Callback):
             raise InputError("validation_data must be given: Keras does not tell callbacks what fit validates on.")
         check_counts(1, frequency=frequency, images_per_class=images_per_class, candidates=candidates)
         check_counts(0, background=background)
-        if max_overhead is not None and not 0 < max_overhead <= 1:
-            raise InputError(f"max_overhead must be a share above 0 and at most 1, such as 0.05; got {max_overhead}.")
+        number = isinstance(max_overhead, (int, float)) and not isinstance(max_overhead, bool)
+        if max_overhead is not None and not (number and 0 < max_overhead <= 1):
+            raise InputError(f"max_overhead must be a share above 0 and at most 1, such as 0.05; got {max_overhead!r}.")
         if on_error not in ("warn", "raise"):
             raise InputError(f"on_error must be 'warn' or 'raise'; got {on_error!r}.")
         if isinstance(explainers, str) or not len(explainers):
@@ -180,6 +181,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._explained = self._last = -1
         self._known: dict[str, float] = {}
         self._own_pass = False
+        self._background_of = -1
         self._tried_last = False
         self._budget = Budget(self.max_overhead)
 
@@ -206,6 +208,8 @@ class ExplanationCallback(keras.callbacks.Callback):
         elif self._explained == self._last and not self._complete:
             self._guarded(f"measuring epoch {self._last + 1}", self._measure_last)
         self._close()
+        if self._budget.rounds:
+            self._say(self._budget.account())
 
     def _close(self) -> None:
         """Wait for what is still being logged, end the thread and close the tracker."""
@@ -228,7 +232,8 @@ class ExplanationCallback(keras.callbacks.Callback):
         allowed = budget.allowed(ahead)
         methods = budget.affordable([name for name, _ in self.explainers], allowed, ahead)
         if not methods:
-            self._say(f"epoch {epoch + 1} is not explained: a round of {budget.price:.1f} s would exceed max_overhead.")
+            say = self._warn if is_last else self._say
+            say(f"epoch {epoch + 1} is not explained: a round of {budget.price:.1f} s would exceed max_overhead.")
             return
         what = f"the round of epoch {epoch + 1}"
         self._guarded(what, lambda: self._explain(epoch, logs, is_last, methods, begun + allowed))
@@ -272,7 +277,11 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._budget.learn(found, [name for name in stopped if name in methods])
         left_out = [name for name, _ in self.explainers if name not in methods] + stopped
         if left_out:
-            self._say(f"left out of epoch {epoch + 1} to keep max_overhead={self.max_overhead}: {', '.join(left_out)}.")
+            missed = is_last and any(name in left_out for name, _ in self.explainers)
+            say = self._warn if missed else self._say
+            say(f"left out of epoch {epoch + 1} to keep max_overhead={self.max_overhead}: {', '.join(left_out)}.")
+        if stopped and not found.methods:
+            return
         self._previous, self.latest, self._complete = self.latest, found, len(due) == len(self.metrics)
         self._known = {**found.numbers, **self._known, **finite(found.numbers)}
         self._hand_over(found, epoch, found.numbers)
@@ -281,12 +290,16 @@ class ExplanationCallback(keras.callbacks.Callback):
         """The images of TopConfidence if fit has validated just now and they are confirmed, else those of an own pass."""
         metric = None if self._own_pass else top_confidence(scorer.model)
         if metric is not None and any(name.startswith("val_") and name not in self._known for name in logs):
-            options = {name: value for name, value in self.selecting.items() if name != "candidates"}
+            found = metric.found()
+            known = self.latest.samples.background if self.latest and self._background_of == found.seen else None
             try:
-                return select_found(scorer, self.validation_data, metric.found(), **options)
+                samples = select_found(scorer, self.validation_data, found, known, **self.selecting)
+                self._background_of = found.seen
+                return samples
             except InputError as error:
                 self._own_pass = True
-                self._warn(f"images are chosen by a pass of its own and not from TopConfidence: {error}")
+                self._warn(f"TopConfidence is not used, the validation data are evaluated once more: {error}")
+        self._background_of = -1
         return select(scorer, self.validation_data, **self.selecting)
 
     def _measure_last(self) -> None:

@@ -12,7 +12,8 @@ from keras import ops
 from keras_explain.errors import InputError, check_counts
 from keras_explain.selection import ClassMap, Found
 
-_NONE = -1
+_NONE = -1  # where no image is
+_NO_DOUBT = 2.0  # above any doubt that there is
 
 
 @keras.saving.register_keras_serializable("keras_explain")
@@ -75,25 +76,19 @@ class TopConfidence(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Take a batch into account."""
-        probability = self._probabilities(ops.cast(y_pred, "float32"))
-        self._prepare(probability.shape[-1])
+        says, doubt = self._judged(ops.cast(y_pred, "float32"))
+        self._prepare(says.shape[-1])
         asked = self._asked(ops.convert_to_tensor(y_true))
         targets = np.array([self.class_map(label) for label in self._labels], "int32")
-        confidence = ops.take(probability, targets, axis=1)
-        if self.multi_label:
-            right = confidence > 0.5
-        else:
-            right = ops.equal(ops.cast(ops.argmax(probability, axis=1), "int32")[:, None], targets[None])
-        right = ops.logical_and(ops.logical_and(asked, right), ops.isfinite(confidence))
-        n = ops.shape(probability)[0]
+        says, doubt = (ops.take(part, targets, axis=1) for part in (says, doubt))
+        right = ops.logical_and(ops.logical_and(asked, says), ops.isfinite(doubt))
+        n = ops.shape(doubt)[0]
         places = ops.broadcast_to(self.seen + ops.arange(n, dtype="int32")[None], (len(self._labels), n))
-        candidates = ops.concatenate(
-            [self.confidence, ops.transpose(ops.where(right, confidence, float(_NONE)))], axis=1
-        )
-        best, index = ops.top_k(candidates, self.k)
+        doubts = ops.concatenate([self.doubt, ops.transpose(ops.where(right, doubt, _NO_DOUBT))], axis=1)
+        negative, index = ops.top_k(-doubts, self.k)
         places = ops.take_along_axis(ops.concatenate([self.position, places], axis=1), index, axis=1)
-        self.confidence.assign(best)
-        self.position.assign(ops.where(best < 0, _NONE, places))
+        self.doubt.assign(-negative)
+        self.position.assign(ops.where(negative <= -_NO_DOUBT, _NONE, places))
         for counter, cases in ((self.judged, asked), (self.right, right)):
             counter.assign(counter + ops.sum(ops.cast(cases, "int32")))
         self.seen.assign(self.seen + ops.cast(n, "int32"))
@@ -102,24 +97,29 @@ class TopConfidence(keras.metrics.Metric):
         """The mean of the classes' largest confidences; 0 before anything is predicted correctly."""
         if not self._labels:
             return ops.convert_to_tensor(0.0)
-        largest = self.confidence[:, 0]
-        found = ops.cast(largest >= 0, "float32")
-        return ops.sum(largest * found) / ops.maximum(ops.sum(found), 1.0)
+        least = self.doubt[:, 0]
+        found = ops.cast(least < _NO_DOUBT, "float32")
+        return ops.sum((1.0 - least) * found) / ops.maximum(ops.sum(found), 1.0)
 
     def reset_state(self) -> None:
         """Forget what was seen."""
-        for variable in self.variables:
-            start = _NONE if len(variable.shape) == 2 else 0
-            variable.assign(ops.full(variable.shape, start, variable.dtype))
+        if self._labels:
+            self.doubt.assign(ops.full(self.doubt.shape, _NO_DOUBT))
+            self.position.assign(ops.full(self.position.shape, _NONE, "int32"))
+            for counter in (self.seen, self.judged, self.right):
+                counter.assign(0)
 
     def found(self) -> Found:
         """What was seen since the last reset, as `keras_explain.selection.select_found` takes it."""
         if not self._labels:
-            return Found({}, self.k, 0, 0, 0)
-        rows = zip(*(ops.convert_to_numpy(state).tolist() for state in (self.position, self.confidence)), strict=True)
-        kept = [[pair for pair in zip(*row, strict=True) if pair[0] >= 0] for row in rows]
-        counts = (int(counter) for counter in (self.seen, self.judged, self.right))
-        return Found(dict(zip(self._labels, kept, strict=True)), self.k, *counts)
+            return Found({}, self.k, 0, 0, 0, self.multi_label)
+        places, doubts = (ops.convert_to_numpy(state).tolist() for state in (self.position, self.doubt))
+        kept = [
+            [(place, 1.0 - doubt) for place, doubt in zip(*row, strict=True) if place >= 0]
+            for row in zip(places, doubts, strict=True)
+        ]
+        best = dict(zip(self._labels, kept, strict=True))
+        return Found(best, self.k, int(self.seen), int(self.judged), int(self.right), self.multi_label)
 
     def get_config(self) -> dict[str, Any]:
         """What makes the same metric again."""
@@ -134,23 +134,33 @@ class TopConfidence(keras.metrics.Metric):
             raise InputError("TopConfidence needs outputs of a known number of classes.")
         self._labels = self.class_map.named(classes)
         wide, number = (len(self._labels), self.k), {"shape": (), "dtype": "int32", "initializer": "zeros"}
-        nothing = keras.initializers.Constant(_NONE)
-        self.confidence = self.add_variable(shape=wide, initializer=nothing, dtype="float32", name="confidence")
-        self.position = self.add_variable(shape=wide, initializer=nothing, dtype="int32", name="position")
+        start = keras.initializers.Constant
+        self.doubt = self.add_variable(shape=wide, initializer=start(_NO_DOUBT), dtype="float32", name="doubt")
+        self.position = self.add_variable(shape=wide, initializer=start(_NONE), dtype="int32", name="position")
         self.seen, self.judged, self.right = (
             self.add_variable(**number, name=name) for name in ("seen", "judged", "right")
         )
 
-    def _probabilities(self, outputs: Any) -> Any:
-        """(n, classes) of what the model gives."""
+    def _judged(self, outputs: Any) -> tuple[Any, Any]:
+        """Whether each class is predicted, and 1 - p of it if it is: both (n, classes).
+
+        The doubt of a softmax is the sum of the other probabilities, which goes on falling where p is rounded to 1.
+        """
         if len(outputs.shape) == 1:
             outputs = outputs[:, None]
         if len(outputs.shape) != 2:
             raise InputError(f"TopConfidence needs outputs (n, classes); got shape {tuple(outputs.shape)}.")
         one = outputs.shape[-1] == 1
-        if self.from_logits:
-            outputs = ops.sigmoid(outputs) if one or self.multi_label else ops.softmax(outputs, axis=-1)
-        return ops.concatenate([1.0 - outputs, outputs], axis=-1) if one else outputs
+        if one or self.multi_label:
+            p, doubt = (ops.sigmoid(outputs), ops.sigmoid(-outputs)) if self.from_logits else (outputs, 1.0 - outputs)
+            if self.multi_label and not one:
+                return p > 0.5, doubt
+            p = ops.concatenate([doubt, p], axis=1)
+        else:
+            p = ops.softmax(outputs, axis=-1) if self.from_logits else outputs
+        says = ops.cast(ops.argmax(p, axis=1), "int32")[:, None] == ops.arange(p.shape[1], dtype="int32")[None]
+        doubt = ops.sum(ops.where(says, 0.0, p), axis=1, keepdims=True)
+        return says, ops.broadcast_to(doubt, ops.shape(p))
 
     def _asked(self, labels: Any) -> Any:
         """(n, data-set classes) whether an image is of a class."""

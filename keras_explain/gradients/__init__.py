@@ -88,8 +88,9 @@ class Scorer:
     Args:
         model: any Keras classifier of one image input. It is never copied; updates of its weights are followed.
         output: name of the explained output, where the model has several.
-        precision: `"mixed_bfloat16"` computes the many passes of an explanation in 16 bits, but for the layers behind
-            the last one with weights; class logits of images stay in the model's own precision. None leaves all in it.
+        precision: `"mixed_bfloat16"` computes the passes of explanations in 16 bits, but for the layers from the last
+            kernel on. What `logits` gives stays in the model's own precision; scores that come out of an explanation's
+            passes, such as those of saliency and LIME, do not. None leaves all in it.
         batch_size: points evaluated at once; None chooses by what one image takes in all layers. Halved by itself, and
             for good, when memory runs out.
 
@@ -267,6 +268,7 @@ class Scorer:
         shared: Sequence[np.ndarray],
     ) -> Iterator[tuple[int, Any]]:
         """The length of every chunk and what a program makes of it; chunks are halved when memory runs out."""
+        self._check_time()
         program = self._program(recipe, targets, each, shared)
         on_device = [_tensor(array) for array in shared]
         n, start, scale = len(each[0]), 0, _SCALE if program.half else 1.0
@@ -276,8 +278,7 @@ class Scorer:
             length = self._backend.padded(stop - start, most)
             weight = np.where(np.arange(length) < stop - start, scale, 0).astype("float32")
             cut = [_lengthened(array[start:stop], length) for array in (*targets, *each)]
-            if time.perf_counter() > self.until:
-                raise OutOfTime("The time that this may take is over.")
+            self._check_time()
             try:
                 with self._compiling(program):
                     result = program.run(*map(_tensor, [weight, *cut]), *on_device)
@@ -318,6 +319,10 @@ class Scorer:
                 )
             self._compiled[key] = program
         return self._compiled[key]
+
+    def _check_time(self) -> None:
+        if time.perf_counter() > self.until:
+            raise OutOfTime("The time that this may take is over.")
 
     @contextmanager
     def _compiling(self, program: _Program) -> Iterator[None]:
