@@ -105,8 +105,15 @@ def _raw_batches_at(data: Any, wanted: Sequence[int]) -> Iterator[tuple[int | No
         inside = [position for position in wanted if position < len(arrays[0])]
         yield from ((p, tuple(part if part is None else part[p : p + 1] for part in arrays)) for p in inside)
     elif isinstance(data, keras.utils.PyDataset):
-        size = len(data[0][0])  # of all batches but the last, as Keras' own adapters have it
-        yield from ((i * size, data[i]) for i in sorted({position // size for position in wanted}))
+        size, count = len(data[0][0]), data.num_batches
+        for i in sorted({position // max(size, 1) for position in wanted}):
+            if count is None or i < count:
+                raw = data[i]
+                if len(raw[0]) != size and i + 1 != count:
+                    raise InputError(
+                        f"Batch {i} has {len(raw[0])} images, the first one {size}: nothing tells where they are."
+                    )
+                yield i * size, raw
     else:
         yield from ((None, raw) for raw in _raw_batches(data))
 

@@ -287,4 +287,6 @@ def _selection_numbers(samples: Samples) -> dict[str, float]:
     numbers = {"val_explain_classes_without_image": float(len(samples.missing))}
     for name, confidence in zip(panel_names(samples), samples.confidence, strict=True):
         numbers[f"val_explain_confidence_{name}"] = float(confidence)
+    for label, target in samples.missing:
+        numbers[f"val_explain_confidence_{_panel_name(samples, label, target, 0)}"] = math.nan
     return numbers

@@ -23,8 +23,9 @@ from keras_explain.outputs import Head
 from keras_explain.records import Samples
 
 _ORDER_CHECKED = 64
-_CONFIRMED = 1e-3  # of a confidence predicted again; layers that compute in 16 bits have eight bits of it
-_CONFIRMED_HALF = 2e-2
+# How far log-odds that are predicted again may lie from those found, as a share of them, and the rounding of p near 1.
+_CONFIRMED, _ROUNDING = {True: 0.01, False: 0.1}, {True: 1.2e-7, False: 8e-3}
+_CERTAIN = 5.0  # least log-odds where p is rounded to 1 in any precision
 _RESCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 
 
@@ -140,13 +141,17 @@ def select(
     with untouched(scorer.model):
         for images, labels, ids in batches(data, candidates):
             search.look(images, labels, ids, *about.predicted(scorer, images))
-        _check_order(about.roi, data)
+        if isinstance(about.roi, Sequence | np.ndarray):
+            _check_order(data)
     if isinstance(about.roi, Mapping) and about.roi and not about.roi.keys() & search.ids:
         raise InputError(
             f"None of roi's {len(about.roi)} ids ({next(iter(about.roi))!r}, ...) is the id of an image; those are "
             f"{', '.join(map(repr, sorted(search.ids)[:3]))}, ..."
         )
-    return about.completed(search)
+    samples = about.completed(search)
+    if about.prepared is not None:
+        about.prepared.check_range(*samples.value_range)
+    return samples
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ class Found:
     """What a pass over the validation data has found, without the images.
 
     Args:
-        best: for each data-set class (position, confidence) of its surest correct images, by falling confidence.
+        best: for each data-set class (position, 1 - confidence) of its surest correct images, by falling confidence.
         k: how many were kept of each class at most.
         seen: images that were looked at.
         judged, right: those of a class that has an output, and how many of them were predicted correctly.
@@ -210,55 +215,74 @@ def select_found(
     asked = known if candidates is None or known is None else min(known, candidates)
     if asked is not None and found.seen < asked:
         raise InputError(f"it has seen {found.seen} images of {known}; candidates={found.seen} takes these for enough.")
+    if found.right and not any(found.best.values()):
+        raise InputError("its outputs are no probabilities: set its from_logits.")
     search = _Search(ClassMap(class_map), images_per_class, background, seed)
     about = _About(scorer.model, data, tuple(class_names), tuple(channel_names), value_range, class_map, roi)
-    drawn = search.drawn(found.seen) if known_background is None else []
     best = {label: dict(rows[:images_per_class]) for label, rows in found.best.items()}
-    chosen = {position for rows in best.values() for position in rows}
-    read: dict[int, tuple[np.ndarray, np.ndarray, str]] = {}
+    drawn = search.drawn(found.seen) if known_background is None else []
+    search.wanted = {(position, label) for label, rows in best.items() for position in rows}
+    chosen = sorted({position for position, _ in search.wanted}) or [0]
     with untouched(scorer.model):
-        for positions, (images, labels, ids) in batches_at(data, {0, *drawn, *chosen}):
-            names = list(map(str, positions)) if ids is None else ids
-            read |= dict(zip(positions, zip(images, labels, names, strict=True), strict=True))
-        missing = {*drawn, *chosen} - read.keys()
-        if missing:
-            raise InputError(f"there is no image at position {min(missing)}")
-        positions = sorted(chosen or {0})
-        images, labels = (np.array([read[position][part] for position in positions]) for part in (0, 1))
-        names = [read[position][2] for position in positions]
-        search.look(images, labels, names, *about.predicted(scorer, images), positions)
-    _confirm(found, best, search, _CONFIRMED if _in_float32(scorer.model) else _CONFIRMED_HALF)
+        if known_background is None:
+            _check_order(data)
+        read = _read(about, {*drawn, *chosen})
+        images, labels = (np.array([read[position][part] for position in chosen]) for part in (0, 1))
+        names = [read[position][2] for position in chosen]
+        search.look(images, labels, names, *about.predicted(scorer, images), chosen)
+        _confirm(found, best, search, scorer)
     search.reservoir = [read[position][0] for position in drawn] if known_background is None else [*known_background]
     search.judged, search.right = found.judged, found.right
-    for image, *_ in read.values():
+    for image in [*(image for image, *_ in read.values()), *search.reservoir]:
         search.low, search.high = min(search.low, image.min()), max(search.high, image.max())
+    if (
+        known_background is None
+        and isinstance(about.roi, Mapping)
+        and not about.roi.keys() & {r[2] for r in read.values()}
+    ):
+        raise InputError("roi has none of the ids of the images that were read.")
     return about.completed(search)
 
 
-def _confirm(found: Found, best: Mapping[int, Mapping[int, float]], search: _Search, tolerance: float) -> None:
+def _read(about: _About, positions: set[int]) -> dict[int, tuple[np.ndarray, np.ndarray, str]]:
+    """Image, label and id at each position."""
+    read: dict[int, tuple[np.ndarray, np.ndarray, str]] = {}
+    for here, (images, labels, ids) in batches_at(about.data, positions):
+        check_images(images, about.model, about.value_range)
+        names = list(map(str, here)) if ids is None else ids
+        read |= dict(zip(here, zip(images, labels, names, strict=True), strict=True))
+    if positions - read.keys():
+        raise InputError(f"there is no image at position {min(positions - read.keys())}.")
+    return read
+
+
+def _confirm(found: Found, best: Mapping[int, Mapping[int, float]], search: _Search, scorer: Scorer) -> None:
     """Raise unless the images that were read are those that were found."""
     if search.best.keys() != best.keys():
         raise InputError(f"it looks for the classes {sorted(best)}, and class_map for {sorted(search.best)}.")
     if search.independent != found.independent:
         raise InputError(f"the outputs are {'' if search.independent else 'not '}independent: set its multi_label.")
+    exact = all(layer.compute_dtype in ("float32", "float64", None) for layer in scorer.model._flatten_layers())
+    if not search.wanted and any(search.best.values()):
+        raise InputError("it has found no image that is predicted correctly, and the first one is.")
     for label, rows in best.items():
-        again = {candidate.position: candidate.confidence for candidate in search.best[label]}
-        for position, confidence in rows.items():
-            what = f"the image at position {position}, which it has for class {label} with {confidence:.3f}"
+        again = {candidate.position: candidate for candidate in search.best[label]}
+        for position, doubt in rows.items():
+            what = f"the image at position {position}, which it has for class {label} with {1 - doubt:.4g}"
             if position not in again:
                 raise InputError(
                     f"{what}, is of another class or predicted otherwise: are the data shuffled or augmented, or not "
                     "those that fit validates on, in the same order?"
                 )
-            if abs(again[position] - confidence) > tolerance:
+            odds, expected = again[position].odds, np.log1p(-doubt) - np.log(doubt) if 0 < doubt < 1 else np.inf
+            slack = _CONFIRMED[exact] * max(1.0, abs(odds))
+            if search.rounded and doubt > 0:
+                slack += _ROUNDING[exact] / doubt
+            if abs(odds - expected) > slack if doubt > 0 else odds < _CERTAIN:
                 raise InputError(
-                    f"{what}, is predicted with {again[position]:.3f}: is its from_logits right, and was nothing "
-                    "evaluated or trained since?"
+                    f"{what}, is predicted with {again[position].confidence:.4g}: is its from_logits right, are the "
+                    "data shuffled, or was something evaluated or trained since?"
                 )
-
-
-def _in_float32(model: keras.Model) -> bool:
-    return all(layer.compute_dtype in ("float32", "float64", None) for layer in model._flatten_layers())
 
 
 @dataclass
@@ -297,8 +321,6 @@ class _About:
     def completed(self, search: _Search) -> Samples:
         """The samples that a search has found, with all that is told about them."""
         samples = search.samples(self.class_names, self.channel_names)
-        if self.prepared is not None:
-            self.prepared.check_range(*samples.value_range)
         if self.roi is None:
             return samples
         masks = [_region(self.roi, candidate, samples.images.shape[1:-1]) for candidate in search.chosen]
@@ -362,16 +384,16 @@ def check_roi(roi: Any, data: Any) -> None:
             _mask(region, name, tuple(images.shape[1:-1]))
 
 
-def _check_order(roi: Any, data: Any) -> None:
-    """Raise where regions stand in the order of the data, and the data in another one at every pass."""
-    if not isinstance(roi, Sequence | np.ndarray) or isinstance(data, (tuple, list, keras.utils.PyDataset)):
+def _check_order(data: Any) -> None:
+    """Raise where the data stand in another order at every pass, as far as their first images tell."""
+    if isinstance(data, (tuple, list, keras.utils.PyDataset)):
         return
     first, again = (next(batches(data, _ORDER_CHECKED))[0] for _ in range(2))
     if not np.array_equal(first, again):
         raise InputError(
-            "roi stands in the order of the data, but the data give other images first at every pass: they are "
-            "shuffled or augmented. Give batches (x, y, weight, id) and roi as a dictionary of those ids, or do not "
-            "shuffle."
+            "the data give other images first at every pass: they are shuffled or augmented, and positions, as those "
+            "of a roi in the order of the data, mean nothing. Do not shuffle; for a roi, give batches (x, y, weight, "
+            "id) and a dictionary of those ids."
         )
 
 
@@ -434,6 +456,8 @@ class _Search:
     high: float = -np.inf
     shape: tuple[int, ...] = ()
     independent: bool = False
+    rounded: bool = False  # whether 1 - p is known from p alone
+    wanted: set[tuple[int, int]] = field(default_factory=set)  # (position, class), where not all are
 
     def __post_init__(self) -> None:
         self._places = self._reservoir_places()
@@ -452,6 +476,7 @@ class _Search:
             raise InputError("The model's outputs are NaN or infinite; there is nothing to explain.")
         self.shape = images.shape[1:]
         self.independent = head.kind == "sigmoid" and not head.binary
+        self.rounded = head.kind == "sigmoid"
         for label in self.class_map.named(head.classes):
             self.best.setdefault(label, [])
         self.low, self.high = min(self.low, images.min()), max(self.high, images.max())
@@ -466,7 +491,7 @@ class _Search:
                 self.reservoir[place : place + 1] = [images[row].copy()]
             for label in classes:
                 target = self._target(label, head)
-                if target is None:
+                if target is None or (self.wanted and (position, label) not in self.wanted):
                     continue
                 right = bool(head.correct(logits[row : row + 1], target)[0])
                 self.judged, self.right = self.judged + 1, self.right + right

@@ -219,6 +219,33 @@ def test_the_layer_of_the_logits_keeps_its_precision():
     np.testing.assert_allclose(exact, coarse, rtol=1e-4, atol=1e-5)
 
 
+def test_which_layers_16_bits_are_for():
+    """Not those that lead to another output, nor those of another policy; a constant image has nothing to hide."""
+    image = keras.Input((4, 4, 1))
+    flat = layers.Flatten()(image)
+    one = layers.Dense(3, "softmax", name="one")(layers.Dense(4, name="deep")(layers.Dense(4)(flat)))
+    other = layers.Dense(3, "softmax", name="other")(flat)
+    model = keras.Model(image, [other, one])
+    images = np.random.default_rng(0).integers(0, 2, (2, 4, 4, 1)).astype("float32")
+    rows = kx.Lime(20, lambda image: np.arange(16).reshape(4, 4) // 4, hide=0.0)
+    for output, alike in (("other", True), ("one", False)):
+        exact, coarse = (
+            kx.explain(kx.Scorer(model, output, precision=precision), images, rows, targets=0).details["weights"]
+            for precision in (None, "mixed_bfloat16")
+        )
+        assert np.allclose(exact, coarse, rtol=1e-4, atol=1e-5) == alike
+    model = network()
+    found = kx.explain(kx.Scorer(model, precision="mixed_bfloat16"), np.ones((1, 12, 12, 2)), kx.Occlusion(4, 4), 0)
+    np.testing.assert_allclose(found.values, 0, atol=1e-5)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        half = network()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    found = [kx.explain(kx.Scorer(half, precision=p), X[:1], "vanilla", 0).values for p in (None, "mixed_bfloat16")]
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_seeded_round_gives_the_same_bits():
     model = network()
     samples = kx.Samples(X[:2], [0, 1], background=X[2:8])

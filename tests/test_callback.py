@@ -21,6 +21,8 @@ from keras import layers
 
 import keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
+from keras_explain.callbacks.budget import Budget
+from keras_explain.engine import Round
 from tests.conftest import traced_only
 
 X = np.random.default_rng(0).random((48, 8, 8, 1), "float32")
@@ -573,11 +575,12 @@ def test_a_budget_is_kept_by_skipping_rounds(tmp_path, capsys, clock):
     assert rounds(tmp_path) == [f"epoch_{epoch:04d}" for epoch in (0, 1, 2, 3, 4, 11)]
     said = capsys.readouterr().out
     assert "epoch 6 is not explained: a round of 1.0 s would exceed max_overhead" in said
-    words = (
-        "the first round took 1.0 s, compiling included. One round takes about 1.0 s (selecting 0.0, slow 1.0), and "
+    words = "the first round took 1.0 s, compiling included. One round takes about 1.0 s (selecting 0.0, slow 1.0), "
+    words += (
+        "and what drawing it takes in the background. 12 rounds would be about 100 % of a training whose epochs are "
     )
-    words += "what drawing it takes in the background. 12 rounds in 12 epochs would be about 100 % of a training whose "
-    words += "epochs are as long as the first, drawing not counted; max_overhead allows 50 %."
+    words += "all as long as the last one, drawing not counted; max_overhead allows 50 %. "
+    words += "The images come from a pass over validation_data."
     assert said.count(words) == 1
     assert "6 rounds took 6.0 s, 50 % of the 12.0 s of training" in said
     assert said.count("the first round took") == 1
@@ -610,6 +613,56 @@ def test_a_budget_is_kept_by_leaving_methods_out(tmp_path, capsys, clock):
     assert "left out of epoch 1 to keep max_overhead=0.4: long, short." in capsys.readouterr().out
 
 
+def test_a_budget_counts_what_drawing_takes(tmp_path, capsys, clock, monkeypatch):
+    drawn = iter(np.arange(100) * 0.5)
+    monkeypatch.setattr(time, "thread_time", lambda: float(next(drawn)))
+    slow_epoch = keras.callbacks.LambdaCallback(on_epoch_begin=clock)
+    kept = callback(tmp_path, [Slow("slow", 1, clock)], metrics=[], max_overhead=0.5)
+    fit(always_right(), [slow_epoch, kept], epochs=12, verbose=2)
+    # Half of 12 seconds are four rounds of one and a half.
+    assert rounds(tmp_path) == [f"epoch_{epoch:04d}" for epoch in (0, 1, 2, 11)]
+    said = capsys.readouterr().out
+    assert "epoch 4 is not explained: a round of 1.5 s would exceed max_overhead" in said
+    assert "4 rounds took 6.0 s, 50 % of the 12.0 s of training" in said
+
+
+def test_prices_of_a_budget():
+    samples = kx.Samples(X[:2], [0, 1], missing=((2, 2), (3, 3)))
+    found = Round(samples, ["a"])
+    found.seconds |= {"selecting": 1.0, "a": 2.0, "measuring a": 0.5, "b": 3.0, "compiling": 9.0}
+    found.evaluations |= {"a": 4, "b": 2}
+    budget = Budget(0.5)
+    budget.learn(found, ["a", "b", "c"], ["b", "c", "Stability of a"])
+    # Half of the classes have images; b was stopped, and c had not begun.
+    assert budget.prices == {"selecting": 1.0, "a": 5.0, "b": 12.0}
+    budget.drawn(2.0, waited=0.5)
+    budget.drawn(2.0, waited=3.0)
+    assert budget.spent == 5.0
+    assert budget.price == 20.0
+    assert budget.affordable(["a", "b", "c"], allowed=20.0, ahead=3) == ["a", "b", "c"]
+    assert budget.affordable(["a", "b", "c"], allowed=19.0, ahead=3) == []
+    assert budget.affordable(["a", "b", "c"], allowed=19.0, ahead=0) == ["a", "c"]
+    assert budget.affordable(["a", "b"], allowed=8.0, ahead=0) == ["a"]
+    assert budget.affordable(["a", "b"], allowed=7.9, ahead=0) == []
+    budget.trained, budget.epoch = 30.0, 10.0
+    assert budget.allowed(ahead=6) == (0.5 * 90 - 5) / 4
+    budget.rounds = 1
+    assert budget.allowed(ahead=6) == 0.5 * 90 - 5 - 20
+    assert budget.allowed(ahead=0) == 0.5 * 30 - 5
+
+
+@traced_only
+def test_seconds_of_compiling_stand_apart(tmp_path):
+    kept = callback(tmp_path, METHODS)
+    fit(build(), [kept], epochs=2)
+    first, second = (
+        kx.load_round(tmp_path / "explanations" / name)[2]["seconds"] for name in ("epoch_0000", "epoch_0001")
+    )
+    assert first["compiling"] > 0.1
+    assert second["compiling"] == 0
+    assert sum(second.values()) < sum(first.values())
+
+
 def test_a_budget_that_choosing_images_exhausts(tmp_path, capsys, clock):
     class Batches(keras.utils.PyDataset):
         def __len__(self):
@@ -624,8 +677,9 @@ def test_a_budget_that_choosing_images_exhausts(tmp_path, capsys, clock):
         Batches(), ["vanilla"], frequency=1, max_overhead=0.1, tracker=kx.DirectoryTracker(tmp_path), on_error="raise"
     )
     message = "epoch 4 is not explained: a round of 1.0 s would exceed max_overhead"
-    with pytest.warns(kx.ExplanationWarning, match=message):
+    with pytest.warns(kx.ExplanationWarning, match=message) as caught:
         fit(always_right(), [slow_epoch, kept], epochs=4, verbose=2)
+    assert len(caught) == 1
     assert rounds(tmp_path) == []
     assert kept.latest is None
     assert "left out of epoch 1 to keep max_overhead=0.1: vanilla." in capsys.readouterr().out
@@ -666,6 +720,8 @@ def test_no_thread_is_left(tmp_path):
 TERMINAL = """
 import numpy as np, keras, keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
+from keras_explain.callbacks.budget import Budget
+from keras_explain.engine import Round
 x, y = np.random.default_rng(0).random((32, 8, 8, 1)).astype("float32"), np.arange(32) % 2
 model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, activation="relu"),
                           keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])
@@ -701,10 +757,15 @@ def test_keras_own_progress_bar_is_whole_on_a_terminal(tmp_path):
     assert b"epoch 2: guided" in output
     screen = pyte.Screen(200, 60)
     pyte.ByteStream(screen).feed(output.split(b"BEGIN")[1])
+    told = "".join(screen.display).split("keras_explain: the first round took")
+    assert len(told) == 2
     lines = [line.rstrip() for line in screen.display if line.strip()]
+    at = next(i for i, line in enumerate(lines) if line.startswith("1/1 "))
+    lines[1:at] = []  # what was told, in as many lines as the terminal takes
     assert lines[0] == "Epoch 1/2"
     assert lines[1].startswith("1/1 ")
     assert "loss:" in lines[1]
     assert "Epoch 2/2" in lines
     assert lines[-1] == "END"
+    assert any("2 rounds took" in line for line in lines)
     assert not any("selecting" in line or "method" in line for line in lines), lines

@@ -447,6 +447,13 @@ def test_a_chunk_is_as_large_as_what_one_image_takes_in_all_layers_allows(monkey
     assert max(map(int, passes)) == evenly
 
 
+@pytest.mark.parametrize("method", [kx.GradientShap(IMAGES, 11, seed=2), kx.Saliency(smooth=11)])
+def test_what_is_made_chunk_by_chunk_does_not_depend_on_the_chunks(method):
+    """Background images and noise are never whole in memory."""
+    few, many = (kx.explain(kx.Scorer(NET.keras(), batch_size=n), IMAGES, method, targets=1) for n in (3, 100))
+    np.testing.assert_allclose(few.values, many.values, rtol=1e-4, atol=1e-5)
+
+
 def test_a_chunk_that_does_not_fit_is_halved():
     class Small(layers.Layer):
         def compute_output_shape(self, shape):

@@ -1,5 +1,7 @@
 """The images that a metric has found inside Keras' own validation pass."""
 
+import contextlib
+import dataclasses
 import json
 
 import keras
@@ -8,10 +10,12 @@ import pytest
 from keras import layers
 
 import keras_explain as kx
+from keras_explain.batches import batches_at
 from keras_explain.callbacks import ExplanationCallback, TopConfidence
-from keras_explain.callbacks.top_confidence import top_confidence
+from keras_explain.callbacks.top_confidence import top_confidences
 from keras_explain.errors import ExplanationWarning
-from tests.conftest import tensorflow_only
+from keras_explain.selection import select_found
+from tests.conftest import outputs, tensorflow_only
 
 RANDOM = np.random.default_rng(3)
 X = RANDOM.random((90, 6, 6, 1), "float32")
@@ -55,7 +59,7 @@ def assert_same(found, expected):
     assert found.best.keys() == expected.keys()
     for label, rows in expected.items():
         assert [position for position, _ in found.best[label]] == [position for position, _ in rows]
-        np.testing.assert_allclose([p for _, p in found.best[label]], [p for _, p in rows], rtol=1e-5)
+        np.testing.assert_allclose([1 - doubt for _, doubt in found.best[label]], [p for _, p in rows], rtol=1e-5)
 
 
 @pytest.mark.parametrize("k", [1, 4, 200])
@@ -113,7 +117,7 @@ def test_nothing_right_and_nothing_seen():
     assert metric.found().best == {0: [], 1: []}
     assert float(metric.result()) == 0.0
     metric.update_state(np.array([1]), np.array([[0.25, 0.75]]))
-    assert metric.found().best == {0: [], 1: [(2, 0.75)]}
+    assert metric.found().best == {0: [], 1: [(2, 0.25)]}
     metric.reset_state()
     assert metric.found().best == {0: [], 1: []}
     assert metric.found().seen == 0
@@ -127,7 +131,7 @@ def test_it_is_saved_with_the_model(tmp_path):
     scores = [one.evaluate(X, Y, verbose=0, return_dict=True)["top_confidence"] for one in (model, loaded)]
     assert scores[0] == scores[1] > 0
     config = TopConfidence(2, {0: 0, 2: 1, 5: None}).get_config()
-    assert top_confidence(loaded).get_config() == config
+    assert top_confidences(loaded)[0].get_config() == config
     assert TopConfidence.from_config(json.loads(json.dumps(config))).get_config() == config
 
 
@@ -216,17 +220,17 @@ def test_a_round_takes_its_images_from_the_metric(tmp_path, no_own_pass, source)
     np.testing.assert_allclose(found.confidence, own.confidence, rtol=1e-6)
     assert (found.ids, found.missing, found.class_names) == (own.ids, own.missing, own.class_names)
     assert found.accuracy == pytest.approx(own.accuracy)
-    low, high = found.value_range
-    assert own.value_range[0] <= low < high <= own.value_range[1]
+    read = np.concatenate([found.images, found.background])
+    assert found.value_range == (read.min(), read.max())
     assert callback.latest.evaluations["selecting"] == len(found)
 
 
 def test_only_the_batches_that_are_needed_are_read():
     data, model = Batches(size=2), build(metrics=[TopConfidence()])
     model.evaluate(data, verbose=0)
-    metric, scorer = top_confidence(model), kx.Scorer(model)
+    metric, scorer = top_confidences(model)[0], kx.Scorer(model)
     before = data.read
-    samples = kx.selection.select_found(scorer, data, metric.found())
+    samples = select_found(scorer, data, metric.found())
     assert 1 <= len(samples) <= 3
     assert data.read - before <= 2 + len(samples)  # the first, once for its size and once for the images' shape
 
@@ -305,10 +309,17 @@ def test_a_part_of_the_validation_data_is_enough_only_if_asked_for(tmp_path):
     part = run(tmp_path / "2", model, (X, Y), validation_steps=3, batch=16, candidates=48)
     assert part.latest.evaluations["selecting"] <= 3
     assert all(int(name) < 48 for name in part.latest.samples.ids)
+    in_part = (part.latest.samples.background[:, None] == X[None, :48]).all(axis=(2, 3, 4)).any(axis=1)
+    assert in_part.all()
+    assert len(in_part) == 48
 
 
 def test_a_wrong_idea_of_the_outputs_is_noticed(tmp_path):
-    falls_back(tmp_path / "1", "is its from_logits right", metrics=[TopConfidence(from_logits=True)])
+    falls_back(
+        tmp_path / "1",
+        "is its from_logits right|its outputs are no probabilities",
+        metrics=[TopConfidence(from_logits=True)],
+    )
     model = build("sigmoid", 3, [TopConfidence()], "binary_crossentropy")
     several = np.stack([Y == 0, Y >= 1, Y == 2], axis=1).astype("float32")
     with pytest.warns(ExplanationWarning, match="the outputs are independent: set its multi_label"):
@@ -355,3 +366,144 @@ def test_a_seeded_training_is_the_same_with_it(tmp_path, no_own_pass):
         histories.append({name: values for name, values in model.history.history.items() if "explain" not in name})
     assert histories[0] == histories[1]
     assert histories[0]["val_top_confidence"][-1] > 0
+
+
+def found_by(model, data=(X, Y)):
+    """What a metric finds in an evaluation."""
+    model.evaluate(*(data if isinstance(data, tuple) else (data,)), verbose=0)
+    return top_confidences(model)[0].found()
+
+
+def changed(found, change):
+    """The same with other doubts."""
+    best = {label: [(position, change(doubt)) for position, doubt in rows] for label, rows in found.best.items()}
+    return dataclasses.replace(found, best=best)
+
+
+def test_what_is_confirmed_and_what_is_not():
+    model = build(metrics=[TopConfidence(2)])
+    model.fit(X, Y, epochs=20, verbose=0)
+    found, scorer = found_by(model), kx.Scorer(model)
+    assert select_found(scorer, (X, Y), found).ids == kx.select(model, (X, Y)).ids
+    select_found(scorer, (X, Y), changed(found, lambda doubt: doubt * 1.001))
+    for change in (lambda doubt: doubt * 1.1, lambda doubt: doubt / 1.1, lambda doubt: 1e-9, lambda doubt: 0.0):
+        with pytest.raises(kx.InputError, match="is predicted with"):
+            select_found(scorer, (X, Y), changed(found, change))
+    nothing = dataclasses.replace(found, best={0: [], 1: [], 2: []})
+    with pytest.raises(kx.InputError, match="its outputs are no probabilities: set its from_logits"):
+        select_found(scorer, (X, Y), nothing)
+    right = np.argmax(outputs(model, X[:1])[0])
+    with pytest.raises(kx.InputError, match="it has found no image that is predicted correctly, and the first one is"):
+        select_found(scorer, (X, np.full(90, right)), dataclasses.replace(nothing, right=0))
+    with pytest.raises(kx.InputError, match="roi has none of the ids of the images that were read"):
+        select_found(scorer, (X, Y), found, roi={"patient 7": np.ones((6, 6))})
+    with pytest.raises(kx.InputError, match="images lie in"):
+        select_found(scorer, (X, Y), found, value_range=(0, 0.5))
+
+
+def test_a_confident_network_does_not_hide_a_shuffle():
+    """Any image of a class would do for one that is predicted with 1."""
+
+    class Shuffled:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            order = np.random.default_rng(self.passes).permutation(90)
+            return iter([(X[order], Y[order])])
+
+    model = build(metrics=[TopConfidence()])
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([1000 * kernel, bias])
+    found = found_by(model)
+    with pytest.raises(kx.InputError, match="the data give other images first at every pass"):
+        select_found(kx.Scorer(model), Shuffled(), found)
+
+
+def test_batches_of_any_size_are_read_rightly_or_not_at_all():
+    class Uneven(keras.utils.PyDataset):
+        edges = (0, 20, 40, 41, 90)
+
+        def __len__(self):
+            return len(self.edges) - 1
+
+        def __getitem__(self, i):
+            part = slice(self.edges[i], self.edges[i + 1])
+            return X[part], Y[part]
+
+    class Longer(Uneven):
+        edges = (0, 20, 40, 60, 90)
+
+    class Empty(Uneven):
+        edges = (0, 0, 45, 90)
+
+    model = build(metrics=[TopConfidence(5)])
+    for data in (Uneven(), Longer(), Empty()):
+        read = {}
+        with contextlib.suppress(kx.InputError):
+            for positions, (images, labels, _) in batches_at(data, {3, 15, 38, 40, 59, 89}):
+                read |= dict(zip(positions, zip(images, labels, strict=True), strict=True))
+        for position, (image, label) in read.items():
+            np.testing.assert_array_equal(image, X[position])
+            assert label == Y[position]
+        assert 89 not in read
+    found = found_by(model)
+    with pytest.raises(kx.InputError, match="Batch 2 has 1 images, the first one 20"):
+        select_found(kx.Scorer(model), Uneven(), found, images_per_class=5, background=30)
+
+
+def test_a_passing_disturbance_costs_one_round(tmp_path):
+    class Disturbing(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_of_its_own"] = 1.0
+            if epoch == 1:
+                self.model.evaluate(X[::-1][:40], Y[::-1][:40], verbose=0)
+
+    evaluated = []
+    model = build(metrics=[TopConfidence()])
+    explain = ExplanationCallback(
+        (X, Y), ["vanilla"], frequency=1, tracker=kx.DirectoryTracker(tmp_path), on_error="raise"
+    )
+    watching = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: evaluated.append(explain.latest.evaluations["selecting"])
+    )
+    callbacks = [Disturbing(), explain, watching]
+    with pytest.warns(ExplanationWarning, match="TopConfidence is not used"):
+        model.fit(X, Y, epochs=4, verbose=0, validation_data=(X, Y), callbacks=callbacks)
+    assert evaluated[1] >= 90
+    assert max(evaluated[0], *evaluated[2:]) <= 3
+    model.fit(X, Y, epochs=1, verbose=0, callbacks=callbacks)  # not validated, whatever the other callback writes
+    assert evaluated[4] == 90
+
+
+def test_of_several_outputs_the_explained_one_is_taken(tmp_path, no_own_pass):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((6, 6, 1))
+    flat = layers.Flatten()(image)
+    heads = {name: layers.Dense(3, "softmax", name=name)(flat) for name in ("a", "b")}
+    model = keras.Model(image, heads)
+    losses = dict.fromkeys(heads, "sparse_categorical_crossentropy")
+    model.compile("adam", losses, metrics={name: [TopConfidence()] for name in heads})
+    explain = ExplanationCallback(
+        (X, Y), ["vanilla"], frequency=1, output="b", tracker=kx.DirectoryTracker(tmp_path), on_error="raise"
+    )
+    targets = dict.fromkeys(heads, Y)
+    model.fit(X, targets, epochs=2, verbose=0, validation_data=(X, targets), callbacks=[explain])
+    assert explain.latest.samples.ids == kx.select(kx.Scorer(model, "b"), (X, Y)).ids
+
+
+def test_reading_what_was_found_leaves_the_model_as_it_was():
+    class Count(layers.Layer):
+        def build(self, shape):
+            self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+        def call(self, x):
+            self.calls.assign_add(1)
+            return x
+
+    model = keras.Sequential([keras.Input((6, 6, 1)), Count(), layers.Flatten(), layers.Dense(3, "softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=[TopConfidence()])
+    found = found_by(model)
+    before = float(model.layers[0].calls.numpy())
+    select_found(kx.Scorer(model), (X, Y), found)
+    assert float(model.layers[0].calls.numpy()) == before > 0

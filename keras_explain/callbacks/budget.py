@@ -60,28 +60,40 @@ class Budget:
         chosen = []
         left = allowed - sum(price for part, price in self.prices.items() if part not in methods)
         for name in methods if not ahead else ():
-            price = self.prices.get(name, math.inf)
-            if price <= left:
+            price = self.prices.get(name, 0.0)  # of what has never begun, the time limit will decide
+            if price <= left and left > 0:
                 left -= price
                 chosen.append(name)
         return chosen
 
-    def learn(self, found: Round, stopped: Sequence[str]) -> None:
-        """Keep what the parts of a round took, if all classes have images; twice the time after which a method stopped."""
+    def learn(self, found: Round, methods: Sequence[str], stopped: Sequence[str]) -> None:
+        """Keep what the parts of a round took; twice the time after which a method was stopped.
+
+        Args:
+            found: the round; where some classes have no image, methods are taken to be dearer in proportion.
+            methods: those that were tried.
+            stopped: what was not done in time. Of a method that did not begin nothing is known.
+        """
         self.prices["selecting"] = found.seconds["selecting"]
         share = len(found.samples) / max(1, len(found.samples) + len(found.samples.missing))
-        for name in [*found.methods, *stopped]:
+        for name in methods if share else ():
             taken = found.seconds[name] + found.seconds.get(f"measuring {name}", 0.0)
-            self.prices[name] = (2 if name in stopped else 1) * taken / max(share, 1e-9)
+            if name not in stopped or found.evaluations[name]:
+                self.prices[name] = (2 if name in stopped else 1) * taken / share
 
-    def forecast(self, rounds: int, epochs: int, ahead: int) -> str:
+    def drawn(self, seconds: float, waited: float) -> None:
+        """Count the drawing of a round: its seconds of a core, or those that were waited for it."""
+        self.prices["drawing"] = seconds
+        self.spent += max(seconds, waited)
+
+    def forecast(self, rounds: int, ahead: int) -> str:
         """In words, after the first of so many rounds, what they come to."""
         share = (self.spent + (rounds - 1) * self.price) / max(self.expected(ahead), 1e-9)
         parts = ", ".join(f"{part} {price:.1f}" for part, price in self.prices.items())
         words = (
             f"the first round took {self.spent:.1f} s, compiling included. One round takes about {self.price:.1f} s "
-            f"({parts}), and what drawing it takes in the background. {rounds} rounds in {epochs} epochs would be about "
-            f"{100 * share:.3g} % of a training whose epochs are as long as the first, drawing not counted"
+            f"({parts}), and what drawing it takes in the background. {rounds} rounds would be about {100 * share:.3g} % "
+            "of a training whose epochs are all as long as the last one, drawing not counted"
         )
         return words + ("." if self.share is None else f"; max_overhead allows {100 * self.share:g} %.")
 

@@ -23,7 +23,7 @@ from keras_explain.engine import History, Round, counted, explain_round, finite,
 from keras_explain.errors import ExplanationWarning, InputError, OutOfTime, check_counts
 from keras_explain.explainers import Explainer, resolve
 from keras_explain.callbacks.budget import Budget
-from keras_explain.callbacks.top_confidence import top_confidence
+from keras_explain.callbacks.top_confidence import top_confidences
 from keras_explain.gradients import Scorer
 from keras_explain.records import Samples
 from keras_explain.selection import (
@@ -40,6 +40,7 @@ from keras_explain.tracking import MlflowTracker, Tracker
 
 _ACCURACIES = ("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")
 _ACCURACY_SLACK = 0.2
+_TRIES = 2  # rounds in a row in which TopConfidence is asked in vain
 
 
 class ExplanationCallback(keras.callbacks.Callback):
@@ -180,8 +181,8 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._history, self._complete = History(), True
         self._explained = self._last = -1
         self._known: dict[str, float] = {}
-        self._own_pass = False
-        self._background_of = -1
+        self._validated, self._unconfirmed = False, 0
+        self._background_of = -1  # the number of images among which TopConfidence drew it
         self._tried_last = False
         self._budget = Budget(self.max_overhead)
 
@@ -189,6 +190,14 @@ class ExplanationCallback(keras.callbacks.Callback):
         """Start afresh; the callback can be used by several fits."""
         self._close()  # what an interrupted fit has left
         self._begin_fit()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """What was validated before no longer counts."""
+        self._validated = False
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Keras has validated."""
+        self._validated = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Explain the epoch if it is due, and put the newest numbers into `logs`."""
@@ -225,8 +234,8 @@ class ExplanationCallback(keras.callbacks.Callback):
 
     def _round(self, epoch: int, logs: dict[str, Any], is_last: bool) -> None:
         """Explain an epoch as far as `max_overhead` allows."""
-        self._tried_last, begun, budget = is_last, time.perf_counter(), self._budget
         self._settle()
+        self._tried_last, begun, budget = is_last, time.perf_counter(), self._budget
         epochs = self.params.get("epochs", epoch + 1)
         ahead = 0 if is_last else epochs - epoch - 1
         allowed = budget.allowed(ahead)
@@ -240,9 +249,10 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._explained = epoch
         budget.spent += time.perf_counter() - begun
         budget.rounds += 1
-        if budget.rounds == 1:
+        if budget.rounds == 1 and budget.prices:
             due = [later for later in range(epoch + 1, epochs) if later % self.frequency == 0 or later == epochs - 1]
-            self._say(budget.forecast(1 + len(due), epochs, ahead))
+            source = "TopConfidence" if self._background_of >= 0 else "a pass over validation_data"
+            self._say(f"{budget.forecast(1 + len(due), ahead)} The images come from {source}.")
 
     def _explain(
         self, epoch: int, logs: dict[str, Any], is_last: bool, methods: Sequence[str], until: float
@@ -259,7 +269,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         with _progress(len(methods) + 1, bool(self.params.get("verbose", 0))) as bar:
             bar.set_description(f"epoch {epoch + 1}: selecting")
             with counted("selecting", scorer, seconds, evaluations):
-                samples = self._selected(scorer, logs)
+                samples = self._selected(scorer)
             self._compare_accuracy(samples.accuracy, logs)
 
             def advance(name: str) -> None:
@@ -274,7 +284,7 @@ class ExplanationCallback(keras.callbacks.Callback):
             found.seconds[part] += taken
         found.evaluations.update(evaluations)
         stopped = [name for name, words in found.failures.items() if words.startswith(OutOfTime.__name__)]
-        self._budget.learn(found, [name for name in stopped if name in methods])
+        self._budget.learn(found, methods, stopped)
         left_out = [name for name, _ in self.explainers if name not in methods] + stopped
         if left_out:
             missed = is_last and any(name in left_out for name, _ in self.explainers)
@@ -286,19 +296,24 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._known = {**found.numbers, **self._known, **finite(found.numbers)}
         self._hand_over(found, epoch, found.numbers)
 
-    def _selected(self, scorer: Scorer, logs: dict[str, Any]) -> Samples:
-        """The images of TopConfidence if fit has validated just now and they are confirmed, else those of an own pass."""
-        metric = None if self._own_pass else top_confidence(scorer.model)
-        if metric is not None and any(name.startswith("val_") and name not in self._known for name in logs):
-            found = metric.found()
-            known = self.latest.samples.background if self.latest and self._background_of == found.seen else None
+    def _selected(self, scorer: Scorer) -> Samples:
+        """The images of a TopConfidence if fit has validated just now and they are confirmed, else of an own pass."""
+        metrics = top_confidences(scorer.model) if self._validated and self._unconfirmed < _TRIES else []
+        reasons: list[Exception] = []
+        for metric in metrics:
             try:
+                found = metric.found()
+                known = self.latest.samples.background if self.latest and self._background_of == found.seen else None
                 samples = select_found(scorer, self.validation_data, found, known, **self.selecting)
-                self._background_of = found.seen
+            except Exception as error:  # whatever it is, the data can still be evaluated
+                reasons.append(error)
+            else:
+                self._background_of, self._unconfirmed = found.seen, 0
                 return samples
-            except InputError as error:
-                self._own_pass = True
-                self._warn(f"TopConfidence is not used, the validation data are evaluated once more: {error}")
+        if reasons:
+            self._unconfirmed += 1
+            if self._unconfirmed == 1:
+                self._warn(f"TopConfidence is not used, the validation data are evaluated once more: {reasons[0]}")
         self._background_of = -1
         return select(scorer, self.validation_data, **self.selecting)
 
@@ -333,13 +348,13 @@ class ExplanationCallback(keras.callbacks.Callback):
         return time.thread_time() - begun
 
     def _settle(self) -> None:
-        """Wait for the round that is being logged; what it took of a core counts as spent."""
+        """Wait for the round that is being logged. What it took of a core counts as spent, or the wait if it is longer."""
         pending, self._pending = self._pending, None
         if pending is not None:
+            begun = time.perf_counter()
             self._guarded("logging a round", pending.result)
             if pending.exception() is None:
-                self._budget.prices["drawing"] = pending.result()
-                self._budget.spent += pending.result()
+                self._budget.drawn(pending.result(), time.perf_counter() - begun)
 
     def _guarded(self, what: str, action: Any) -> None:
         try:

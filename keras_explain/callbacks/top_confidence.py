@@ -47,8 +47,8 @@ class TopConfidence(keras.metrics.Metric):
         >>> from keras_explain.callbacks import TopConfidence
         >>> metric = TopConfidence()
         >>> metric.update_state(np.array([0, 1, 1]), np.array([[0.875, 0.125], [0.375, 0.625], [0.25, 0.75]]))
-        >>> metric.found().best  # class: [(position, confidence)]
-        {0: [(0, 0.875)], 1: [(2, 0.75)]}
+        >>> metric.found().best  # class: [(position, 1 - confidence)]
+        {0: [(0, 0.125)], 1: [(2, 0.25)]}
 
     References:
         Guo et al. 2017, On Calibration of Modern Neural Networks. Known criticism: the confidence of a network is no
@@ -85,10 +85,11 @@ class TopConfidence(keras.metrics.Metric):
         n = ops.shape(doubt)[0]
         places = ops.broadcast_to(self.seen + ops.arange(n, dtype="int32")[None], (len(self._labels), n))
         doubts = ops.concatenate([self.doubt, ops.transpose(ops.where(right, doubt, _NO_DOUBT))], axis=1)
-        negative, index = ops.top_k(-doubts, self.k)
-        places = ops.take_along_axis(ops.concatenate([self.position, places], axis=1), index, axis=1)
-        self.doubt.assign(-negative)
-        self.position.assign(ops.where(negative <= -_NO_DOUBT, _NONE, places))
+        places = ops.concatenate([self.position, places], axis=1)
+        best = ops.argsort(doubts, axis=1)[:, : self.k]  # of equals the first, which top_k does not give everywhere
+        doubts, places = (ops.take_along_axis(state, best, axis=1) for state in (doubts, places))
+        self.doubt.assign(doubts)
+        self.position.assign(ops.where(doubts >= _NO_DOUBT, _NONE, places))
         for counter, cases in ((self.judged, asked), (self.right, right)):
             counter.assign(counter + ops.sum(ops.cast(cases, "int32")))
         self.seen.assign(self.seen + ops.cast(n, "int32"))
@@ -115,7 +116,7 @@ class TopConfidence(keras.metrics.Metric):
             return Found({}, self.k, 0, 0, 0, self.multi_label)
         places, doubts = (ops.convert_to_numpy(state).tolist() for state in (self.position, self.doubt))
         kept = [
-            [(place, 1.0 - doubt) for place, doubt in zip(*row, strict=True) if place >= 0]
+            [(place, doubt) for place, doubt in zip(*row, strict=True) if place >= 0]
             for row in zip(places, doubts, strict=True)
         ]
         best = dict(zip(self._labels, kept, strict=True))
@@ -167,18 +168,18 @@ class TopConfidence(keras.metrics.Metric):
         if len(labels.shape) == 2 and labels.shape[1] != 1:
             if max(self._labels) >= labels.shape[1]:
                 raise InputError(f"class_map names class {max(self._labels)}; labels have {labels.shape[1]} columns.")
-            return ops.take(labels, np.array(self._labels, "int32"), axis=1) > 0
+            return ops.take(ops.cast(labels, "float32"), np.array(self._labels, "int32"), axis=1) > 0.5
         if len(labels.shape) > 2 or self.multi_label:
             raise InputError(f"TopConfidence needs labels (n,) or (n, classes); got shape {tuple(labels.shape)}.")
         return ops.equal(ops.cast(ops.reshape(labels, (-1, 1)), "int32"), np.array(self._labels, "int32")[None])
 
 
-def top_confidence(model: keras.Model) -> TopConfidence | None:
-    """The first TopConfidence that a model was compiled with."""
+def top_confidences(model: keras.Model) -> list[TopConfidence]:
+    """Every TopConfidence that a model was compiled with."""
 
     def within(metrics: list[Any]) -> Iterator[Any]:
         for metric in metrics:
             yield metric
             yield from within(getattr(metric, "metrics", []))
 
-    return next((metric for metric in within(model.metrics) if isinstance(metric, TopConfidence)), None)
+    return [metric for metric in within(model.metrics) if isinstance(metric, TopConfidence)]

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_explain.errors import InputError, check_counts
-from keras_explain.gradients import Scorer
+from keras_explain.gradients import Scorer, identity
 from keras_explain.records import Attribution, Samples
 
 _MASKS_AT_ONCE = 64
@@ -166,7 +166,8 @@ class Occlusion:
             ),
             axis=-1,
         ).reshape(-1, len(window))
-        score = np.take_along_axis(scorer.logits(samples.images), samples.targets, axis=1)
+        # Not scorer.logits: what is compared must come from passes of the same precision.
+        score = np.take_along_axis(scorer.evaluate(identity, [samples.images]), samples.targets, axis=1)
         values = np.zeros((*samples.targets.shape, *shape[:-1]))
         one = np.zeros(shape[:-1], int)
         for i, (image, targets) in enumerate(zip(samples.images, samples.targets, strict=True)):

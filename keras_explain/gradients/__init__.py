@@ -32,7 +32,7 @@ import numpy as np
 
 from keras_explain.activations import Site, computed_in, exchanged, sites
 from keras_explain.errors import ExplainError, InputError, OutOfTime
-from keras_explain.outputs import Head, called, find_head
+from keras_explain.outputs import Head, beside, called, find_head
 from keras_explain.rules import relu_replacements
 
 _CHUNK_MEMORY = 4.5e9  # bytes of all layers' outputs in one chunk where the device tells nothing: 16 of ResNet50 at 299
@@ -89,8 +89,8 @@ class Scorer:
         model: any Keras classifier of one image input. It is never copied; updates of its weights are followed.
         output: name of the explained output, where the model has several.
         precision: `"mixed_bfloat16"` computes the passes of explanations in 16 bits, but for the layers from the last
-            kernel on. What `logits` gives stays in the model's own precision; scores that come out of an explanation's
-            passes, such as those of saliency and LIME, do not. None leaves all in it.
+            matrix of weights on. What `logits` gives stays in the model's own precision; scores that come out of an
+            explanation's passes, such as those of saliency and LIME, do not. None leaves all in it.
         batch_size: points evaluated at once; None chooses by what one image takes in all layers. Halved by itself, and
             for good, when memory runs out.
 
@@ -160,7 +160,8 @@ class Scorer:
             calls = called(self.model, images[:1])
             outputs = keras.tree.flatten([output for _, output in calls])
             self._point = sum(4.0 * math.prod(output.shape) for output in outputs if hasattr(output, "shape"))
-            self._reduced = _before_the_logits([layer for layer, _ in calls])
+            aside = beside(self.model, self._head.key)
+            self._reduced = _before_the_logits([layer for layer, _ in calls if id(layer) not in aside])
         return self._head
 
     def _renew(self) -> None:
@@ -357,9 +358,10 @@ def _tensor(array: np.ndarray) -> Any:
 
 
 def _before_the_logits(layers: list[keras.layers.Layer]) -> list[keras.layers.Layer]:
-    """Of layers in the order of their calls, those of float32 before the last one with a kernel."""
-    last = max((i for i, layer in enumerate(layers) if hasattr(layer, "kernel")), default=0)
-    return [layer for layer in layers[:last] if layer.dtype_policy.name == "float32"]
+    """Of layers in the order of their calls, those of float32 before the last one with a matrix of weights."""
+    single = [layer for layer in layers if not layer._flatten_layers(include_self=False)]
+    weighted = [i for i, layer in enumerate(single) if any(len(weight.shape) > 1 for weight in layer.weights)]
+    return [layer for layer in single[: max(weighted, default=0)] if layer.dtype_policy.name == "float32"]
 
 
 def _takes_whole_numbers(model: keras.Model) -> bool:
