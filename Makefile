@@ -5,7 +5,9 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 # What JAX and PyTorch run of the suite where TensorFlow runs all of it.
 CORE := tests/test_backends.py tests/test_explainers.py tests/test_outputs.py tests/test_rules.py tests/test_cam.py \
-	tests/test_masking.py tests/test_peers.py tests/test_top_confidence.py \
+	tests/test_masking.py tests/test_peers.py \
+	tests/test_top_confidence.py::test_the_running_best_are_those_of_sorting_everything \
+	tests/test_top_confidence.py::test_a_round_takes_its_images_from_the_metric \
 	tests/test_callback.py::test_a_seeded_training_is_the_same_to_the_bit_with_and_without \
 	tests/test_callback.py::test_layers_that_draw_and_count_at_inference_are_put_back \
 	tests/test_callback.py::test_what_a_round_keeps tests/test_callback.py::test_later_rounds_compile_nothing_new

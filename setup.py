@@ -11,7 +11,7 @@ TENSORFLOW = ["tensorflow>=2.21"]
 JAX = ["jax>=0.10.2"]
 TORCH = ["torch>=2.13"]
 DICOM = ["pydicom>=3.0"]
-TEST = [*DICOM, "build>=1.3", "playwright>=1.60", "pyte>=0.8.2", "pytest>=9.0"]
+TEST = [*DICOM, "build>=1.3", "playwright>=1.60", "pyte>=0.8.2", "pytest>=9.0", "pytest-xdist>=3.8"]
 
 setup(
     # `keras-explain` is another tool's name on the package index.

@@ -205,18 +205,7 @@ def select_found(
         InputError: as `select`; and where the pass cannot be confirmed: other classes, fewer images of each, images
             that are missing, of another class, or predicted with another confidence.
     """
-    if found.k < images_per_class:
-        raise InputError(
-            f"it keeps k={found.k} images of each class; images_per_class={images_per_class} asks for more."
-        )
-    known = length(data)
-    if known is not None and found.seen > known:
-        raise InputError(f"it has seen {found.seen} images, of which validation_data have only {known}.")
-    asked = known if candidates is None or known is None else min(known, candidates)
-    if asked is not None and found.seen < asked:
-        raise InputError(f"it has seen {found.seen} images of {known}; candidates={found.seen} takes these for enough.")
-    if found.right and not any(found.best.values()):
-        raise InputError("its outputs are no probabilities: set its from_logits.")
+    _check_pass(found, data, images_per_class, candidates)
     search = _Search(ClassMap(class_map), images_per_class, background, seed)
     about = _About(scorer.model, data, tuple(class_names), tuple(channel_names), value_range, class_map, roi)
     best = {label: dict(rows[:images_per_class]) for label, rows in found.best.items()}
@@ -235,13 +224,26 @@ def select_found(
     search.judged, search.right = found.judged, found.right
     for image in [*(image for image, *_ in read.values()), *search.reservoir]:
         search.low, search.high = min(search.low, image.min()), max(search.high, image.max())
-    if (
-        known_background is None
-        and isinstance(about.roi, Mapping)
-        and not about.roi.keys() & {r[2] for r in read.values()}
-    ):
+    ids = {name for _, _, name in read.values()}
+    if known_background is None and isinstance(about.roi, Mapping) and not about.roi.keys() & ids:
         raise InputError("roi has none of the ids of the images that were read.")
     return about.completed(search)
+
+
+def _check_pass(found: Found, data: Any, images_per_class: int, candidates: int | None) -> None:
+    """Raise where a pass was not one over these data, or has not kept enough."""
+    if found.k < images_per_class:
+        raise InputError(
+            f"it keeps k={found.k} images of each class; images_per_class={images_per_class} asks for more."
+        )
+    known = length(data)
+    if known is not None and found.seen > known:
+        raise InputError(f"it has seen {found.seen} images, of which validation_data have only {known}.")
+    asked = known if candidates is None or known is None else min(known, candidates)
+    if asked is not None and found.seen < asked:
+        raise InputError(f"it has seen {found.seen} images of {known}; candidates={found.seen} takes these for enough.")
+    if found.right and not any(found.best.values()):
+        raise InputError("its outputs are no probabilities: set its from_logits.")
 
 
 def _read(about: _About, positions: set[int]) -> dict[int, tuple[np.ndarray, np.ndarray, str]]:
@@ -278,7 +280,7 @@ def _confirm(found: Found, best: Mapping[int, Mapping[int, float]], search: _Sea
             slack = _CONFIRMED[exact] * max(1.0, abs(odds))
             if search.rounded and doubt > 0:
                 slack += _ROUNDING[exact] / doubt
-            if abs(odds - expected) > slack if doubt > 0 else odds < _CERTAIN:
+            if odds < _CERTAIN if doubt == 0 else abs(odds - expected) > slack:
                 raise InputError(
                     f"{what}, is predicted with {again[position].confidence:.4g}: is its from_logits right, are the "
                     "data shuffled, or was something evaluated or trained since?"

@@ -12,8 +12,7 @@ from keras import ops
 from keras_explain.errors import InputError, check_counts
 from keras_explain.selection import ClassMap, Found
 
-_NONE = -1  # where no image is
-_NO_DOUBT = 2.0  # above any doubt that there is
+_NOWHERE, _NOTHING = -1, 2.0  # position and doubt where no image is
 
 
 @keras.saving.register_keras_serializable("keras_explain")
@@ -84,12 +83,12 @@ class TopConfidence(keras.metrics.Metric):
         right = ops.logical_and(ops.logical_and(asked, says), ops.isfinite(doubt))
         n = ops.shape(doubt)[0]
         places = ops.broadcast_to(self.seen + ops.arange(n, dtype="int32")[None], (len(self._labels), n))
-        doubts = ops.concatenate([self.doubt, ops.transpose(ops.where(right, doubt, _NO_DOUBT))], axis=1)
+        doubts = ops.concatenate([self.doubt, ops.transpose(ops.where(right, doubt, _NOTHING))], axis=1)
         places = ops.concatenate([self.position, places], axis=1)
         best = ops.argsort(doubts, axis=1)[:, : self.k]  # of equals the first, which top_k does not give everywhere
         doubts, places = (ops.take_along_axis(state, best, axis=1) for state in (doubts, places))
         self.doubt.assign(doubts)
-        self.position.assign(ops.where(doubts >= _NO_DOUBT, _NONE, places))
+        self.position.assign(ops.where(doubts >= _NOTHING, _NOWHERE, places))
         for counter, cases in ((self.judged, asked), (self.right, right)):
             counter.assign(counter + ops.sum(ops.cast(cases, "int32")))
         self.seen.assign(self.seen + ops.cast(n, "int32"))
@@ -99,14 +98,14 @@ class TopConfidence(keras.metrics.Metric):
         if not self._labels:
             return ops.convert_to_tensor(0.0)
         least = self.doubt[:, 0]
-        found = ops.cast(least < _NO_DOUBT, "float32")
+        found = ops.cast(least < _NOTHING, "float32")
         return ops.sum((1.0 - least) * found) / ops.maximum(ops.sum(found), 1.0)
 
     def reset_state(self) -> None:
         """Forget what was seen."""
         if self._labels:
-            self.doubt.assign(ops.full(self.doubt.shape, _NO_DOUBT))
-            self.position.assign(ops.full(self.position.shape, _NONE, "int32"))
+            self.doubt.assign(ops.full(self.doubt.shape, _NOTHING))
+            self.position.assign(ops.full(self.position.shape, _NOWHERE, "int32"))
             for counter in (self.seen, self.judged, self.right):
                 counter.assign(0)
 
@@ -136,8 +135,8 @@ class TopConfidence(keras.metrics.Metric):
         self._labels = self.class_map.named(classes)
         wide, number = (len(self._labels), self.k), {"shape": (), "dtype": "int32", "initializer": "zeros"}
         start = keras.initializers.Constant
-        self.doubt = self.add_variable(shape=wide, initializer=start(_NO_DOUBT), dtype="float32", name="doubt")
-        self.position = self.add_variable(shape=wide, initializer=start(_NONE), dtype="int32", name="position")
+        self.doubt = self.add_variable(shape=wide, initializer=start(_NOTHING), dtype="float32", name="doubt")
+        self.position = self.add_variable(shape=wide, initializer=start(_NOWHERE), dtype="int32", name="position")
         self.seen, self.judged, self.right = (
             self.add_variable(**number, name=name) for name in ("seen", "judged", "right")
         )
