@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# Two tests at once: much of a test is tracing, on one core.
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 
 # What JAX and PyTorch run of the suite where TensorFlow runs all of it.
 CORE := tests/test_backends.py tests/test_explainers.py tests/test_outputs.py tests/test_rules.py tests/test_cam.py \
@@ -36,16 +38,16 @@ check: install
 	$(BIN)/mypy
 
 test: install
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-core: backends
-	KERAS_BACKEND=jax $(BIN)/pytest -m "not slow" $(CORE)
-	KERAS_BACKEND=torch $(BIN)/pytest -m "not slow" $(CORE)
+	KERAS_BACKEND=jax $(PYTEST) -m "not slow" $(CORE)
+	KERAS_BACKEND=torch $(PYTEST) -m "not slow" $(CORE)
 
 test-all: backends
-	KERAS_BACKEND=tensorflow $(BIN)/pytest
-	KERAS_BACKEND=jax $(BIN)/pytest
-	KERAS_BACKEND=torch $(BIN)/pytest
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST)
+	KERAS_BACKEND=torch $(PYTEST)
 
 # Peers whose pins ask for an older TensorFlow.
 .peers/installed:

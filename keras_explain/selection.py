@@ -393,7 +393,7 @@ def _check_order(data: Any) -> None:
     first, again = (next(batches(data, _ORDER_CHECKED))[0] for _ in range(2))
     if not np.array_equal(first, again):
         raise InputError(
-            "the data give other images first at every pass: they are shuffled or augmented, and positions, as those "
+            "The data give other images first at every pass: they are shuffled or augmented, and positions, as those "
             "of a roi in the order of the data, mean nothing. Do not shuffle; for a roi, give batches (x, y, weight, "
             "id) and a dictionary of those ids."
         )

@@ -416,7 +416,7 @@ def test_a_confident_network_does_not_hide_a_shuffle():
     kernel, bias = model.layers[-1].get_weights()
     model.layers[-1].set_weights([1000 * kernel, bias])
     found = found_by(model)
-    with pytest.raises(kx.InputError, match="the data give other images first at every pass"):
+    with pytest.raises(kx.InputError, match="The data give other images first at every pass"):
         select_found(kx.Scorer(model), Shuffled(), found)
 
 
