@@ -299,3 +299,30 @@ def test_panel_names_are_stable_and_unique():
         np.zeros((4, 2, 2, 1)), [0, 0, 0, 1], labels=[1, 1, 2, 3], class_names=["x/y", "x:y"], confidence=[1, 1, 1, 1]
     )
     assert panel_names(samples) == ["1-x_y", "1-x_y-2", "2-x_y", "3-x_y"]
+
+
+def test_long_names_are_not_cut_off():
+    """A panel of one map is two columns wide, and a caption has the name of its class twice."""
+    name = "malignant calcification of the outer upper quadrant"
+    samples = kx.Samples(np.ones((1, 8, 8, 1)), [0], labels=[0], confidence=[0.5], class_names=[name, "other"])
+    found = kx.Attribution("vanilla", np.ones((1, 8, 8, 1)), [0], [0], score=[1.0])
+    figure = kx.figures.panel(samples, [found], title="epoch 3")
+    figure.canvas.draw()
+    ends = [words.get_window_extent().x1 for words in figure.texts if name in words.get_text()]
+    assert ends
+    assert max(ends) <= figure.bbox.width
+
+
+def test_the_colours_are_explained_where_there_are_some():
+    images = np.random.default_rng(0).random((1, 8, 8, 1))
+    found = kx.Attribution("vanilla", images - 0.5, [0], [0], score=[1.0])
+    finding = np.arange(64).reshape(1, 8, 8) > 40
+
+    def told(attributions, roi=None):
+        samples = kx.Samples(images, [0]) if roi is None else kx.Samples(images, [0], roi=roi)
+        figure = kx.figures.panel(samples, attributions)
+        return "\n".join(words.get_text() for axes in figure.axes for words in axes.texts)
+
+    colours, border = "red speaks for the class, blue against it", "yellow is the border of the finding"
+    for attributions, roi, said in (([], None, ()), ([found], None, (colours,)), ([found], finding, (colours, border))):
+        assert [words for words in (colours, border) if words in told(attributions, roi)] == list(said)

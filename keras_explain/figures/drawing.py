@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Inches: side of a picture, a line of text, title and colour bar of a picture, a verdict.
 CELL, CAPTION, BELOW, VERDICT = 2.3, 0.3, 0.7, 0.12
 MAP = "RdBu_r"
+_LETTER = 0.66  # width of a letter, as a share of the font's size
 # Whatever style the user has set: black on white, no LaTeX, and a dollar sign in a name starts no formula.
 PLAIN: dict[str, Any] = {"color": "black", "usetex": False, "parse_math": False}
 OUTLINE = "#ffd400"
@@ -40,7 +41,9 @@ def share(figure: Figure, box: tuple[float, float, float, float]) -> tuple[float
 
 
 def text(figure: Figure, x: float, y: float, words: str, size: float, weight: str = "normal") -> None:
-    """Words whose upper left corner is at (x, y) inches."""
+    """Words whose upper left corner is at (x, y) inches, smaller where they would be cut off."""
+    longest = max(map(len, words.splitlines()), default=0)
+    size = min(size, (figure.get_figwidth() - x) * 72 / (_LETTER * max(longest, 1)))
     x, y, _, _ = share(figure, (x, y, 0, 0))
     figure.text(x, y, words, fontsize=size, weight=weight, ha="left", va="top", **PLAIN)
 

@@ -90,7 +90,7 @@ def panel(
         places = [
             _axes(figure, n % columns, top - 1.6 * CAPTION - n // columns * line, samples) for n in range(1 + len(maps))
         ]
-        _draw_image(places[0], samples, i)
+        _draw_image(places[0], samples, i, key=bool(maps), outline=outline)
         for axes, (attribution, r) in zip(places[1:], maps, strict=True):
             name = f"\nwhy {samples.class_name(int(attribution.targets[r]))}?" if len(attribution) > 1 else ""
             axes.set_title(attribution.method.replace("_", " ") + name, fontsize=9, pad=3, **PLAIN)
@@ -124,11 +124,17 @@ def _shown(samples: Samples, i: int) -> np.ndarray:
     return image[..., 0] if image.shape[-1] == 1 else image
 
 
-def _draw_image(axes: Axes, samples: Samples, i: int) -> None:
+def _draw_image(axes: Axes, samples: Samples, i: int, key: bool, outline: np.ndarray | None) -> None:
+    """The original, unmarked, and under it what the colours beside it mean."""
     axes.imshow(_shown(samples, i), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title("image", fontsize=9, pad=3, **PLAIN)
     low, high = window(samples, i)
-    axes.text(0, -0.02, f"black {low:.2g}, white {high:.2g}", fontsize=7, va="top", transform=axes.transAxes, **PLAIN)
+    words = f"black {low:.2g}, white {high:.2g}"
+    if key:
+        words += "\nred speaks for the class, blue against it"
+    if key and outline is not None and outline.any() and not outline.all():
+        words += "\nyellow is the border of the finding"
+    axes.text(0, -0.02, words, fontsize=7, va="top", transform=axes.transAxes, **PLAIN)
 
 
 def _draw_map(
