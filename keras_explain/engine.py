@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from keras_explain import figures, metrics
+from keras_explain.errors import OutOfTime
 from keras_explain.explainers import Explainer
 from keras_explain.gradients import Scorer
 from keras_explain.observer import untouched
@@ -30,13 +31,14 @@ _LONGEST_NAME = 80
 
 @dataclass(repr=False)
 class Round:
-    """What one round found: samples, attributions with their measures, numbers by name, and what failed."""
+    """What one round found: samples, attributions with their measures, numbers by name, what failed or was stopped."""
 
     samples: Samples
     methods: list[str] = field(default_factory=list)
     attributions: list[Attribution] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    stopped: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     evaluations: Counter[str] = field(default_factory=Counter)
 
@@ -85,6 +87,9 @@ def explain_round(
             with counted(name, scorer, result.seconds, result.evaluations), untouched(scorer.model):
                 attribution = explainer.explain(scorer, samples)
             attribution = metrics.measure(scorer, samples, attribution, [])  # whether it is of these samples
+        except OutOfTime:
+            result.stopped.append(name)
+            continue
         except Exception as error:  # whatever a method raises, the rest of the round is done
             result.failures[name] = f"{type(error).__name__}: {error}"
             on_failure(name, error)
@@ -114,6 +119,9 @@ def measure_round(
 
         def failed(metric: metrics.Metric, error: Exception, name: str = name) -> None:
             what = f"{type(metric).__name__} of {name}"
+            if isinstance(error, OutOfTime):
+                found.stopped.append(what)
+                return
             found.failures[what] = f"{type(error).__name__}: {error}"
             on_failure(what, error)
 
@@ -189,6 +197,7 @@ def write_round(folder: Path, found: Round, history: History, title: str, settin
         "title": title,
         "numbers": finite(found.numbers),
         "failures": found.failures,
+        "stopped": found.stopped,
         "seconds": found.seconds,
         "evaluations": found.evaluations,
         "history": {"epochs": list(history.epochs), "curves": history.curves()},

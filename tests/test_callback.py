@@ -632,7 +632,8 @@ def test_prices_of_a_budget():
     found.seconds |= {"selecting": 1.0, "a": 2.0, "measuring a": 0.5, "b": 3.0, "compiling": 9.0}
     found.evaluations |= {"a": 4, "b": 2}
     budget = Budget(0.5)
-    budget.learn(found, ["a", "b", "c"], ["b", "c", "Stability of a"])
+    found.stopped += ["b", "c", "Stability of a"]
+    budget.learn(found, ["a", "b", "c"])
     # Half of the classes have images; b was stopped, and c had not begun.
     assert budget.prices == {"selecting": 1.0, "a": 5.0, "b": 12.0}
     budget.drawn(2.0, waited=0.5)

@@ -66,20 +66,19 @@ class Budget:
                 chosen.append(name)
         return chosen
 
-    def learn(self, found: Round, methods: Sequence[str], stopped: Sequence[str]) -> None:
+    def learn(self, found: Round, methods: Sequence[str]) -> None:
         """Keep what the parts of a round took; twice the time after which a method was stopped.
 
         Args:
             found: the round; where some classes have no image, methods are taken to be dearer in proportion.
-            methods: those that were tried.
-            stopped: what was not done in time. Of a method that did not begin nothing is known.
+            methods: those that were tried. Of one that was stopped before it began nothing is known.
         """
         self.prices["selecting"] = found.seconds["selecting"]
         share = len(found.samples) / max(1, len(found.samples) + len(found.samples.missing))
         for name in methods if share else ():
             taken = found.seconds[name] + found.seconds.get(f"measuring {name}", 0.0)
-            if name not in stopped or found.evaluations[name]:
-                self.prices[name] = (2 if name in stopped else 1) * taken / share
+            if name not in found.stopped or found.evaluations[name]:
+                self.prices[name] = (2 if name in found.stopped else 1) * taken / share
 
     def drawn(self, seconds: float, waited: float) -> None:
         """Count the drawing of a round: its seconds of a core, or those that were waited for it."""

@@ -20,7 +20,7 @@ import keras
 
 from keras_explain import metrics as quality
 from keras_explain.engine import History, Round, counted, explain_round, finite, measure_round, versions, write_round
-from keras_explain.errors import ExplanationWarning, InputError, OutOfTime, check_counts
+from keras_explain.errors import ExplanationWarning, InputError, check_counts
 from keras_explain.explainers import Explainer, resolve
 from keras_explain.callbacks.budget import Budget
 from keras_explain.callbacks.top_confidence import top_confidences
@@ -283,14 +283,13 @@ class ExplanationCallback(keras.callbacks.Callback):
         for part, taken in seconds.items():
             found.seconds[part] += taken
         found.evaluations.update(evaluations)
-        stopped = [name for name, words in found.failures.items() if words.startswith(OutOfTime.__name__)]
-        self._budget.learn(found, methods, stopped)
-        left_out = [name for name, _ in self.explainers if name not in methods] + stopped
+        self._budget.learn(found, methods)
+        left_out = [name for name, _ in self.explainers if name not in methods] + found.stopped
         if left_out:
             missed = is_last and any(name in left_out for name, _ in self.explainers)
             say = self._warn if missed else self._say
             say(f"left out of epoch {epoch + 1} to keep max_overhead={self.max_overhead}: {', '.join(left_out)}.")
-        if stopped and not found.methods:
+        if found.stopped and not found.methods:
             return
         self._previous, self.latest, self._complete = self.latest, found, len(due) == len(self.metrics)
         self._known = {**found.numbers, **self._known, **finite(found.numbers)}
@@ -359,16 +358,12 @@ class ExplanationCallback(keras.callbacks.Callback):
     def _guarded(self, what: str, action: Any) -> None:
         try:
             action()
-        except OutOfTime as error:
-            self._say(f"{what} was stopped to keep max_overhead={self.max_overhead}. {error}")
         except Exception as error:  # an explanation must not end a training, unless it was asked to
             if self.on_error == "raise":
                 raise
             self._warn(f"{what} failed, training goes on. {type(error).__name__}: {error}")
 
     def _failed(self, name: str, error: Exception) -> None:
-        if isinstance(error, OutOfTime):
-            return
         if self.on_error == "raise":
             raise error
         self._warn(f"{name} failed, the rest of the round is done. {type(error).__name__}: {error}")

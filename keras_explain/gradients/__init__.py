@@ -234,32 +234,25 @@ class Scorer:
             InputError: the model has no gradient, or the tapped layer is not called once.
         """
         recipe = _Recipe(points, combine, rule, tap, self.precision)
-        parts = [
-            self._differentiate(recipe, targets[:, part].astype("int32"), each, shared)
-            for part in _even_slices(targets.shape[1], _TARGETS_AT_ONCE)
-        ]
-        scores = np.concatenate([score for score, _ in parts], axis=1)
-        if isinstance(parts[0][1], tuple):
-            results = zip(*(result for _, result in parts), strict=True)
-            return scores, tuple(np.concatenate(result) for result in results)
-        return scores, np.concatenate([result for _, result in parts], axis=1)
-
-    def _differentiate(
-        self, recipe: _Recipe, targets: np.ndarray, each: Sequence[np.ndarray | Rows], shared: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, Any]:
-        scores, gathered = [], []
-        total: tuple[Any, ...] = ()
-        for n, (score, result, _) in self._chunks(recipe, [targets], each, shared):
-            scores.append(keras.ops.convert_to_numpy(score)[:n])
-            if not np.isfinite(scores[-1]).all():
-                raise InputError("The logits of the model are not finite: its weights are not, or float16 overflows.")
-            if isinstance(result, tuple):
-                total = tuple(a + b for a, b in zip(total, result, strict=True)) if total else result
-            else:
-                gathered.append(keras.ops.convert_to_numpy(result)[:n])
-        if gathered:
-            return np.concatenate(scores), np.concatenate(gathered)
-        return np.concatenate(scores), tuple(keras.ops.convert_to_numpy(part) for part in total)
+        scores, of_points, sums = np.empty(targets.shape, "float32"), None, []
+        for part in _even_slices(targets.shape[1], _TARGETS_AT_ONCE):
+            done, total = 0, tuple[Any, ...]()
+            for n, (score, result, _) in self._chunks(recipe, [targets[:, part].astype("int32")], each, shared):
+                rows, done = slice(done, done + n), done + n
+                scores[rows, part] = keras.ops.convert_to_numpy(score)[:n]
+                if not np.isfinite(scores[rows, part]).all():
+                    raise InputError(
+                        "The logits of the model are not finite: its weights are not, or float16 overflows."
+                    )
+                if isinstance(result, tuple):
+                    total = tuple(a + b for a, b in zip(total, result, strict=True)) if total else result
+                    continue
+                found = keras.ops.convert_to_numpy(result)[:n]
+                if of_points is None:  # one array is filled: gathered and then joined, it would lie in memory twice
+                    of_points = np.empty((*targets.shape, *found.shape[2:]), found.dtype)
+                of_points[rows, part] = found
+            sums.append([keras.ops.convert_to_numpy(array) for array in total])
+        return scores, tuple(map(np.concatenate, zip(*sums, strict=True))) if of_points is None else of_points
 
     def _chunks(
         self,
