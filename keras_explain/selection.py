@@ -15,17 +15,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_explain.batches import batches, batches_at, length, told
+from keras_explain.batches import batches, length, told
 from keras_explain.errors import InputError, check_counts
 from keras_explain.gradients import Scorer
 from keras_explain.observer import untouched
 from keras_explain.outputs import Head
 from keras_explain.records import Samples
+from keras_explain.regions import check_roi, region_of, regions_of
 
 _ORDER_CHECKED = 64
-# How far log-odds that are predicted again may lie from those found, as a share of them, and the rounding of p near 1.
-_CONFIRMED, _ROUNDING = {True: 0.01, False: 0.1}, {True: 1.2e-7, False: 8e-3}
-_CERTAIN = 5.0  # least log-odds where p is rounded to 1 in any precision
 _RESCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 
 
@@ -134,172 +132,56 @@ def select(
         >>> kx.select(model, (x, np.array([0, 1, 0, 1]))).ids
         ('0', '3')
     """
-    check_counts(1, images_per_class=images_per_class, candidates=candidates)
-    check_counts(0, background=background)
-    scorer, search = Scorer.of(model, output), _Search(ClassMap(class_map), images_per_class, background, seed)
-    about = _About(scorer.model, data, tuple(class_names), tuple(channel_names), value_range, class_map, roi)
+    scorer = Scorer.of(model, output)
+    choice = Choice(
+        scorer.model,
+        data,
+        class_map,
+        class_names,
+        channel_names,
+        images_per_class,
+        candidates,
+        background,
+        value_range,
+        roi,
+        seed,
+    )
+    search = choice.search()
     with untouched(scorer.model):
         for images, labels, ids in batches(data, candidates):
-            search.look(images, labels, ids, *about.predicted(scorer, images))
-        if isinstance(about.roi, Sequence | np.ndarray):
-            _check_order(data)
-    if isinstance(about.roi, Mapping) and about.roi and not about.roi.keys() & search.ids:
+            search.look(images, labels, ids, *choice.predicted(scorer, images))
+        if isinstance(choice.roi, Sequence | np.ndarray):
+            check_order(data)
+    if isinstance(choice.roi, Mapping) and choice.roi and not choice.roi.keys() & search.ids:
         raise InputError(
-            f"None of roi's {len(about.roi)} ids ({next(iter(about.roi))!r}, ...) is the id of an image; those are "
+            f"None of roi's {len(choice.roi)} ids ({next(iter(choice.roi))!r}, ...) is the id of an image; those are "
             f"{', '.join(map(repr, sorted(search.ids)[:3]))}, ..."
         )
-    samples = about.completed(search)
-    if about.prepared is not None:
-        about.prepared.check_range(*samples.value_range)
+    samples = choice.completed(search)
+    if choice.prepared is not None:
+        choice.prepared.check_range(*samples.value_range)
     return samples
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a pass over the validation data has found, without the images.
-
-    Args:
-        best: for each data-set class (position, 1 - confidence) of its surest correct images, by falling confidence.
-        k: how many were kept of each class at most.
-        seen: images that were looked at.
-        judged, right: those of a class that has an output, and how many of them were predicted correctly.
-        independent: whether an image may be of several classes.
-    """
-
-    best: Mapping[int, Sequence[tuple[int, float]]]
-    k: int
-    seen: int
-    judged: int
-    right: int
-    independent: bool = False
-
-
-def select_found(
-    scorer: Scorer,
-    data: Any,
-    found: Found,
-    known_background: np.ndarray | None = None,
-    *,
-    class_map: Any = None,
-    class_names: Sequence[str] = (),
-    channel_names: Sequence[str] = (),
-    images_per_class: int = 1,
-    candidates: int | None = None,
-    background: int = 0,
-    value_range: tuple[float, float] | None = None,
-    roi: Any = None,
-    seed: int = 0,
-) -> Samples:
-    """What `select` gives, where the pass over the data was done already: the images are read and predicted again.
-
-    Args:
-        scorer: of the model.
-        data: those of that pass, in the same order.
-        found: what it found.
-        known_background: that of an earlier call with as many images, which is not read again.
-        candidates: the pass must have looked at so many, or at all.
-        class_map, class_names, channel_names, images_per_class, background, value_range, roi, seed: as in `select`. The
-            samples' own `value_range` is that of the images that were read.
-
-    Raises:
-        InputError: as `select`; and where the pass cannot be confirmed: other classes, fewer images of each, images
-            that are missing, of another class, or predicted with another confidence.
-    """
-    _check_pass(found, data, images_per_class, candidates)
-    search = _Search(ClassMap(class_map), images_per_class, background, seed)
-    about = _About(scorer.model, data, tuple(class_names), tuple(channel_names), value_range, class_map, roi)
-    best = {label: dict(rows[:images_per_class]) for label, rows in found.best.items()}
-    drawn = search.drawn(found.seen) if known_background is None else []
-    search.wanted = {(position, label) for label, rows in best.items() for position in rows}
-    chosen = sorted({position for position, _ in search.wanted}) or [0]
-    with untouched(scorer.model):
-        if known_background is None:
-            _check_order(data)
-        read = _read(about, {*drawn, *chosen})
-        images, labels = (np.array([read[position][part] for position in chosen]) for part in (0, 1))
-        names = [read[position][2] for position in chosen]
-        search.look(images, labels, names, *about.predicted(scorer, images), chosen)
-        _confirm(found, best, search, scorer)
-    search.reservoir = [read[position][0] for position in drawn] if known_background is None else [*known_background]
-    search.judged, search.right = found.judged, found.right
-    for image in [*(image for image, *_ in read.values()), *search.reservoir]:
-        search.low, search.high = min(search.low, image.min()), max(search.high, image.max())
-    ids = {name for _, _, name in read.values()}
-    if known_background is None and isinstance(about.roi, Mapping) and not about.roi.keys() & ids:
-        raise InputError("roi has none of the ids of the images that were read.")
-    return about.completed(search)
-
-
-def _check_pass(found: Found, data: Any, images_per_class: int, candidates: int | None) -> None:
-    """Raise where a pass was not one over these data, or has not kept enough."""
-    if found.k < images_per_class:
-        raise InputError(
-            f"it keeps k={found.k} images of each class; images_per_class={images_per_class} asks for more."
-        )
-    known = length(data)
-    if known is not None and found.seen > known:
-        raise InputError(f"it has seen {found.seen} images, of which validation_data have only {known}.")
-    asked = known if candidates is None or known is None else min(known, candidates)
-    if asked is not None and found.seen < asked:
-        raise InputError(f"it has seen {found.seen} images of {known}; candidates={found.seen} takes these for enough.")
-    if found.right and not any(found.best.values()):
-        raise InputError("its outputs are no probabilities: set its from_logits.")
-
-
-def _read(about: _About, positions: set[int]) -> dict[int, tuple[np.ndarray, np.ndarray, str]]:
-    """Image, label and id at each position."""
-    read: dict[int, tuple[np.ndarray, np.ndarray, str]] = {}
-    for here, (images, labels, ids) in batches_at(about.data, positions):
-        check_images(images, about.model, about.value_range)
-        names = list(map(str, here)) if ids is None else ids
-        read |= dict(zip(here, zip(images, labels, names, strict=True), strict=True))
-    if positions - read.keys():
-        raise InputError(f"there is no image at position {min(positions - read.keys())}.")
-    return read
-
-
-def _confirm(found: Found, best: Mapping[int, Mapping[int, float]], search: _Search, scorer: Scorer) -> None:
-    """Raise unless the images that were read are those that were found."""
-    if search.best.keys() != best.keys():
-        raise InputError(f"it looks for the classes {sorted(best)}, and class_map for {sorted(search.best)}.")
-    if search.independent != found.independent:
-        raise InputError(f"the outputs are {'' if search.independent else 'not '}independent: set its multi_label.")
-    exact = all(layer.compute_dtype in ("float32", "float64", None) for layer in scorer.model._flatten_layers())
-    if not search.wanted and any(search.best.values()):
-        raise InputError("it has found no image that is predicted correctly, and the first one is.")
-    for label, rows in best.items():
-        again = {candidate.position: candidate for candidate in search.best[label]}
-        for position, doubt in rows.items():
-            what = f"the image at position {position}, which it has for class {label} with {1 - doubt:.4g}"
-            if position not in again:
-                raise InputError(
-                    f"{what}, is of another class or predicted otherwise: are the data shuffled or augmented, or not "
-                    "those that fit validates on, in the same order?"
-                )
-            odds, expected = again[position].odds, np.log1p(-doubt) - np.log(doubt) if 0 < doubt < 1 else np.inf
-            slack = _CONFIRMED[exact] * max(1.0, abs(odds))
-            if search.rounded and doubt > 0:
-                slack += _ROUNDING[exact] / doubt
-            if odds < _CERTAIN if doubt == 0 else abs(odds - expected) > slack:
-                raise InputError(
-                    f"{what}, is predicted with {again[position].confidence:.4g}: is its from_logits right, are the "
-                    "data shuffled, or was something evaluated or trained since?"
-                )
-
-
 @dataclass
-class _About:
-    """What is told about the data by the user or by themselves, checked before they are read."""
+class Choice:
+    """What is to be chosen of which data: the options of `select`, checked before the data are read."""
 
     model: keras.Model
     data: Any
-    class_names: tuple[str, ...]
-    channel_names: tuple[str, ...]
-    value_range: tuple[float, float] | None
-    class_map: Any
-    roi: Any
+    class_map: Any = None
+    class_names: Sequence[str] = ()
+    channel_names: Sequence[str] = ()
+    images_per_class: int = 1
+    candidates: int | None = None
+    background: int = 0
+    value_range: tuple[float, float] | None = None
+    roi: Any = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
+        check_counts(1, images_per_class=self.images_per_class, candidates=self.candidates)
+        check_counts(0, background=self.background)
         self.roi = regions_of(self.data) if self.roi is None else self.roi
         check_roi(self.roi, self.data)
         if isinstance(self.roi, Mapping):
@@ -309,6 +191,10 @@ class _About:
             self.prepared.check_model(self.model)
             self.value_range = self.prepared.scale if self.value_range is None else self.value_range
         check_class_map(self.class_map, self.data)
+
+    def search(self) -> Search:
+        """A search that has seen nothing yet."""
+        return Search(ClassMap(self.class_map), self.images_per_class, self.background, self.seed)
 
     def predicted(self, scorer: Scorer, images: np.ndarray) -> tuple[np.ndarray, Head]:
         """Logits of checked images, and the head that they come from."""
@@ -320,18 +206,14 @@ class _About:
             )
         return logits, scorer.head(images)
 
-    def completed(self, search: _Search) -> Samples:
+    def completed(self, search: Search) -> Samples:
         """The samples that a search has found, with all that is told about them."""
-        samples = search.samples(self.class_names, self.channel_names)
+        samples = search.samples(tuple(self.class_names), tuple(self.channel_names))
         if self.roi is None:
             return samples
-        masks = [_region(self.roi, candidate, samples.images.shape[1:-1]) for candidate in search.chosen]
+        shape = samples.images.shape[1:-1]
+        masks = [region_of(self.roi, one.id, one.position, shape) for one in search.chosen]
         return dataclasses.replace(samples, roi=np.array(masks, bool).reshape(samples.images.shape[:-1]))
-
-
-def regions_of(data: Any) -> Any:
-    """The regions of interest that a data set tells itself, as `roi` of `select`; None if it does not."""
-    return told(data, "roi")
 
 
 def preprocessing_of(data: Any) -> Any:
@@ -361,32 +243,7 @@ def all_looked_at(data: Any, candidates: int | None) -> bool:
     return candidates is None or (known is not None and known <= candidates)
 
 
-def check_roi(roi: Any, data: Any) -> None:
-    """Raise for what can not be the regions of these data, as far as it can be told before they are read.
-
-    Args:
-        roi: as in `select`.
-        data: as in `select`; for arrays, number and shape of the images are known.
-    """
-    if roi is None or callable(roi):
-        return
-    if isinstance(roi, (str, bytes)) or not (isinstance(roi, Mapping) or hasattr(roi, "__getitem__")):
-        raise InputError(f"roi must be a dict or function of an image's id, or a sequence; got {type(roi).__name__}.")
-    if not (isinstance(data, (tuple, list)) and len(data) and hasattr(data[0], "shape")):
-        return
-    images = data[0]
-    if isinstance(roi, Mapping):
-        regions = {str(name): region for name, region in roi.items()}
-    elif len(roi) == len(images):
-        regions = {str(position): region for position, region in enumerate(roi)}
-    else:
-        raise InputError(f"roi has {len(roi)} entries for {len(images)} images.")
-    for name, region in regions.items():
-        if isinstance(region, np.ndarray):
-            _mask(region, name, tuple(images.shape[1:-1]))
-
-
-def _check_order(data: Any) -> None:
+def check_order(data: Any) -> None:
     """Raise where the data stand in another order at every pass, as far as their first images tell."""
     if isinstance(data, (tuple, list, keras.utils.PyDataset)):
         return
@@ -397,36 +254,6 @@ def _check_order(data: Any) -> None:
             "of a roi in the order of the data, mean nothing. Do not shuffle; for a roi, give batches (x, y, weight, "
             "id) and a dictionary of those ids."
         )
-
-
-def _region(roi: Any, candidate: _Candidate, shape: tuple[int, ...]) -> np.ndarray:
-    """The region of one image, empty where it has none."""
-    if callable(roi):
-        try:
-            found = roi(candidate.id)
-        except Exception as error:
-            raise InputError(f"roi({candidate.id!r}) failed. {type(error).__name__}: {error}") from error
-    elif isinstance(roi, Mapping):
-        found = roi.get(candidate.id)
-    elif candidate.position < len(roi):
-        found = roi[candidate.position]
-    else:
-        raise InputError(f"roi has {len(roi)} entries, and the data an image at position {candidate.position}.")
-    return _mask(found, candidate.id, shape)
-
-
-def _mask(region: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if region is None:
-        return np.zeros(shape, bool)
-    if not hasattr(region, "mask") and not isinstance(region, (np.ndarray, list)):
-        kind = type(region).__name__
-        raise InputError(f"roi of image {name} is a {kind}; give a mask, None or Roi({shape}, [shapes]).")
-    mask = np.asarray(region.mask() if hasattr(region, "mask") else region)
-    if mask.dtype.kind not in "buif" or mask.shape != shape:
-        raise InputError(f"roi of image {name} has shape {mask.shape}; the image has {shape}.")
-    if not np.isfinite(mask).all():
-        raise InputError(f"roi of image {name} has NaN or infinite entries; give 0 and 1.")
-    return mask > 0
 
 
 @dataclass(frozen=True)
@@ -441,7 +268,7 @@ class _Candidate:
 
 
 @dataclass
-class _Search:
+class Search:
     """The running top k of each class, a reservoir of background images, and what was seen on the way."""
 
     class_map: ClassMap

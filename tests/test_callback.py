@@ -12,6 +12,7 @@ import termios
 import threading
 import time
 import warnings
+from collections import Counter, defaultdict
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ from keras import layers
 import keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
 from keras_explain.callbacks.budget import Budget
-from keras_explain.engine import Round
+from keras_explain.engine import Round, counted
 from tests.conftest import traced_only
 
 X = np.random.default_rng(0).random((48, 8, 8, 1), "float32")
@@ -650,6 +651,18 @@ def test_prices_of_a_budget():
     budget.rounds = 1
     assert budget.allowed(ahead=6) == 0.5 * 90 - 5 - 20
     assert budget.allowed(ahead=0) == 0.5 * 30 - 5
+
+
+def test_seconds_of_compiling_are_not_counted_twice(clock):
+    scorer, seconds, evaluations = kx.Scorer(always_right()), defaultdict(float), Counter()
+    for _ in range(2):
+        with counted("vanilla", scorer, seconds, evaluations):
+            for _ in range(5):
+                clock()
+            scorer.compiling += 3.0
+            scorer.evaluations += 7
+    assert seconds == {"vanilla": 4.0, "compiling": 6.0}
+    assert evaluations == {"vanilla": 14}
 
 
 @traced_only

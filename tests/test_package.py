@@ -33,7 +33,9 @@ ROOMS = {
     "rules": {"activations", "errors"},
     "gradients": {"activations", "errors", "outputs", "rules", "gradients"},
     "batches": {"errors"},
-    "selection": {"batches", "errors", "records", "outputs", "observer", "gradients"},
+    "regions": {"batches", "errors"},
+    "selection": {"batches", "errors", "records", "regions", "outputs", "observer", "gradients"},
+    "confirmation": {"batches", "errors", "records", "observer", "gradients", "selection"},
     "explainers": {
         "activations",
         "errors",

@@ -26,16 +26,9 @@ from keras_explain.callbacks.budget import Budget
 from keras_explain.callbacks.top_confidence import top_confidences
 from keras_explain.gradients import Scorer
 from keras_explain.records import Samples
-from keras_explain.selection import (
-    ClassMap,
-    all_looked_at,
-    check_class_map,
-    check_roi,
-    preprocessing_of,
-    regions_of,
-    select,
-    select_found,
-)
+from keras_explain.confirmation import select_found
+from keras_explain.regions import check_roi, regions_of
+from keras_explain.selection import ClassMap, all_looked_at, check_class_map, preprocessing_of, select
 from keras_explain.tracking import MlflowTracker, Tracker
 
 _ACCURACIES = ("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_explain.confirmation import Found
 from keras_explain.errors import InputError, check_counts
-from keras_explain.selection import ClassMap, Found
+from keras_explain.selection import ClassMap
 
 _NOWHERE, _NOTHING = -1, 2.0  # position and doubt where no image is
 
@@ -110,7 +111,7 @@ class TopConfidence(keras.metrics.Metric):
                 counter.assign(0)
 
     def found(self) -> Found:
-        """What was seen since the last reset, as `keras_explain.selection.select_found` takes it."""
+        """What was seen since the last reset, as `keras_explain.confirmation.select_found` takes it."""
         if not self._labels:
             return Found({}, self.k, 0, 0, 0, self.multi_label)
         places, doubts = (ops.convert_to_numpy(state).tolist() for state in (self.position, self.doubt))
