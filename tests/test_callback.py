@@ -734,8 +734,6 @@ def test_no_thread_is_left(tmp_path):
 TERMINAL = """
 import numpy as np, keras, keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
-from keras_explain.callbacks.budget import Budget
-from keras_explain.engine import Round
 x, y = np.random.default_rng(0).random((32, 8, 8, 1)).astype("float32"), np.arange(32) % 2
 model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3, activation="relu"),
                           keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])
