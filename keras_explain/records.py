@@ -222,11 +222,16 @@ class Attribution:
     def of(self, sample: int) -> Attribution:
         """The rows that explain one sample."""
         keep = np.flatnonzero(self.rows == sample)
+        return dataclasses.replace(self[keep], rows=np.zeros(len(keep)))
+
+    def __getitem__(self, index: slice | np.ndarray) -> Attribution:
+        """The maps at some positions, which explain the same samples as before."""
+        keep = np.arange(len(self))[index]
         return dataclasses.replace(
             self,
             values=self.values[keep],
             targets=self.targets[keep],
-            rows=np.zeros(len(keep)),
+            rows=self.rows[keep],
             score=self.score[keep],
             base_score=self.base_score[keep],
             standard_error=self.standard_error[keep] if len(self.standard_error) else _NO_VALUES,

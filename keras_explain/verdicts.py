@@ -16,6 +16,20 @@ CHANCE = dict.fromkeys(("pointing_game", "relevance_mass", "relevance_rank", "au
     "border_share": "border_area"
 }
 _ROUNDING = 1e-6
+# By the first words of a verdict that speaks against a map.
+_ADVICE = {
+    "empty": "The network does not react to this image at all: its units are dead or its score is constant.",
+    "hardly differs": "What is seen is mostly sampling noise; more masks make it smaller.",
+    "not complete": "The values do not add up to the change of the score; more steps or samples mend it.",
+    "surrogate does not fit": "A linear model of superpixels does not describe the network here; do not read it.",
+    "hiding changes": "The score stays the same whatever is hidden: is the range of the images right?",
+    "fails randomization": "The map stays much the same when the network's weights are destroyed: it is no evidence of "
+    "what was learned.",
+    "about chance": "The map lies on the finding hardly more than a map would that ignores the image.",
+    "not above chance": "The map lies on the finding no more than a map would that ignores the image.",
+    "above chance on background": "More of the map lies on the background than its area explains: look for "
+    "markers and borders that the network may have learned.",
+}
 
 
 class Verdict(NamedTuple):
@@ -23,6 +37,15 @@ class Verdict(NamedTuple):
 
     words: str
     good: bool
+
+
+def advice(verdict: Verdict) -> str:
+    """What a verdict that speaks against a map means, in a sentence.
+
+    Args:
+        verdict: that is not good.
+    """
+    return next(sentence for words, sentence in _ADVICE.items() if verdict.words.startswith(words))
 
 
 def verdicts(attribution: Attribution, r: int) -> list[Verdict]:

@@ -6,9 +6,8 @@ copy of the image. Scale and percentile are printed. Nothing here goes through `
 touched and figures can be drawn on any thread. The verdicts on a map stand under it, in words and with a tick or cross.
 """
 
-from keras_explain.figures.channels import slices
-from keras_explain.figures.drawing import caption, signed_map, window
+from keras_explain.figures.drawing import caption, probability, signed_map, window
 from keras_explain.figures.history import history
 from keras_explain.figures.panel import notice, panel
 
-__all__ = ["caption", "history", "notice", "panel", "signed_map", "slices", "window"]
+__all__ = ["caption", "history", "notice", "panel", "probability", "signed_map", "window"]

@@ -22,6 +22,7 @@ from keras_explain.figures.drawing import (
     caption,
     colour_bar,
     draw_outline,
+    entitle,
     most_verdicts,
     share,
     sheet,
@@ -29,6 +30,7 @@ from keras_explain.figures.drawing import (
     text,
 )
 from keras_explain.records import Attribution, Samples
+from keras_explain.words import titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,51 +68,6 @@ def projections(volume: np.ndarray) -> np.ndarray:
     return picture
 
 
-def slices(
-    image: np.ndarray, values: np.ndarray, k: int, region: np.ndarray | None = None, percentile: float = 99.5
-) -> tuple[np.ndarray, float]:
-    """The slices of one channel of a volume as pictures: original, positive and negative part side by side.
-
-    Args:
-        image: (d, h, w, channels).
-        values: its map, of the same shape.
-        k: the channel.
-        region: (d, h, w) bool, whose border is drawn on the maps.
-        percentile: of the absolute map over all channels, at which colours are cut.
-
-    Returns:
-        (d, h, 3 w, 3) uint8, and the value at which the colours are cut.
-
-    Example:
-        >>> import numpy as np
-        >>> from keras_explain.figures import slices
-        >>> volume = np.ones((2, 4, 5, 1))
-        >>> pictures, limit = slices(volume, volume, 0)
-        >>> pictures.shape, limit
-        ((2, 4, 15, 3), 1.0)
-    """
-    import matplotlib
-
-    low, high = float(image[..., k].min()), float(image[..., k].max())
-    grey = np.repeat(((image[..., k] - low) / max(high - low, 1e-12))[..., None], 3, axis=-1)
-    limit = float(np.percentile(np.abs(values), percentile)) or float(np.abs(values).max()) or 1.0
-    share = np.clip(values[..., k] / limit, -1, 1)[..., None]
-    colour = matplotlib.colormaps[MAP](0.5 + share[..., 0] / 2)[..., :3]
-    faded = 1 - 0.3 * (1 - grey)
-    parts = [grey, *((faded + np.clip(sign * share, 0, 1) * (colour - faded)) for sign in (1, -1))]
-    if region is not None:
-        for part in parts[1:]:
-            part[_border(region)] = matplotlib.colors.to_rgb(OUTLINE)
-    return np.asarray(np.rint(255 * np.concatenate(parts, axis=2)), "uint8"), limit
-
-
-def _border(region: np.ndarray) -> np.ndarray:
-    """Voxels of a region (d, h, w) with a neighbour outside in their own slice."""
-    inner = np.pad(region, ((0, 0), (1, 1), (1, 1)))
-    around = inner[:, :-2, 1:-1] & inner[:, 2:, 1:-1] & inner[:, 1:-1, :-2] & inner[:, 1:-1, 2:]
-    return np.asarray(region & ~around)
-
-
 def channels_panel(
     samples: Samples,
     attributions: Sequence[Attribution],
@@ -127,13 +84,14 @@ def channels_panel(
     height = CELL * _aspect(samples.images.shape[1:-1])
     line = height + BELOW
     of_map = line * -(-channels // across) + most_verdicts(attributions) * VERDICT
-    maps = [[(a.of(i), row) for a in attributions for row in range(len(a.of(i)))] for i in range(len(samples))]
+    named = list(zip(attributions, titles(attributions), strict=True))
+    maps = [[(a.of(i), row, name) for a, name in named for row in range(len(a.of(i)))] for i in range(len(samples))]
     tops = np.cumsum([CAPTION, *(2 * CAPTION + of_map * len(rows) for rows in maps)])
     figure = sheet(3 * CELL * across, float(tops[-1]), title)
     for i, rows in enumerate(maps):
         top = figure.get_figheight() - float(tops[i])
         text(figure, 0.05, top, caption(samples, i), size=9.5)
-        for n, (attribution, r) in enumerate(rows):
+        for n, (attribution, r, name) in enumerate(rows):
             region = samples.roi[i] if len(samples.roi) else None
             drawn = _Parts(samples.images[i], attribution.values[r], region, percentile)
             for k in range(channels):
@@ -143,7 +101,7 @@ def channels_panel(
                 _name(
                     places,
                     samples.channel_name(k),
-                    attribution.method.replace("_", " "),
+                    name,
                     _question(samples, attribution, r),
                 )
                 if k % across == 0:
@@ -159,7 +117,7 @@ def _question(samples: Samples, attribution: Attribution, r: int) -> str:
 def _name(places: Sequence[Axes], channel: str, method: str, question: str) -> None:
     words = (channel, f"{method}: for", f"{method}: against")
     for axes, title in zip(places, words, strict=True):
-        axes.set_title(f"{question}\n{title}" if question else title, fontsize=8, pad=3, **PLAIN)
+        entitle(axes, f"{question}\n{title}" if question else title)
 
 
 def _aspect(shape: tuple[int, ...]) -> float:

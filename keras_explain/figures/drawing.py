@@ -48,6 +48,12 @@ def text(figure: Figure, x: float, y: float, words: str, size: float, weight: st
     figure.text(x, y, words, fontsize=size, weight=weight, ha="left", va="top", **PLAIN)
 
 
+def entitle(axes: Axes, words: str) -> None:
+    """A title over a picture, smaller where it would reach into the next one."""
+    longest = max(map(len, words.splitlines()))
+    axes.set_title(words, fontsize=min(9, (CELL - 0.1) * 72 / (_LETTER * longest)), pad=3, **PLAIN)
+
+
 def caption(samples: Samples, i: int) -> str:
     """What is known of one image, in words: name, true class, explained class and its probability."""
     target = samples.class_name(int(samples.targets[i, 0]))
@@ -59,11 +65,11 @@ def caption(samples: Samples, i: int) -> str:
     if samples.targets.shape[1] == 1:
         second.append(f"why {target}?")
     if known:
-        second.append(f"{target} predicted with p {_probability(samples.confidence[i])}")
+        second.append(f"{target} predicted with p {probability(samples.confidence[i])}")
     return "  ·  ".join(first) + "\n" + "  ·  ".join(second)
 
 
-def _probability(p: float) -> str:
+def probability(p: float) -> str:
     """Enough digits that 0.99998 does not become 1."""
     if p > 1 - 1e-6:
         return "> 0.999999"

@@ -19,6 +19,7 @@ from keras_explain.figures.drawing import (
     caption,
     colour_bar,
     draw_outline,
+    entitle,
     most_verdicts,
     share,
     sheet,
@@ -28,6 +29,7 @@ from keras_explain.figures.drawing import (
     window,
 )
 from keras_explain.records import Attribution, Samples
+from keras_explain.words import titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +79,8 @@ def panel(
             raise InputError(f"The {attribution.method} maps are not of these samples.")
     if samples.images.ndim != 4 or samples.images.shape[-1] not in (1, 3, 4):
         return channels_panel(samples, attributions, title, percentile)
-    cells = [[(a.of(i), row) for a in attributions for row in range(len(a.of(i)))] for i in range(len(samples))]
+    named = list(zip(attributions, titles(attributions), strict=True))
+    cells = [[(a.of(i), row, name) for a, name in named for row in range(len(a.of(i)))] for i in range(len(samples))]
     widest = 1 + max(map(len, cells), default=0)
     columns = widest if widest <= _MOST_COLUMNS else -(-widest // -(-widest // _COLUMNS))
     line = CELL * samples.images.shape[1] / samples.images.shape[2] + BELOW + most_verdicts(attributions) * VERDICT
@@ -91,9 +94,9 @@ def panel(
             _axes(figure, n % columns, top - 1.6 * CAPTION - n // columns * line, samples) for n in range(1 + len(maps))
         ]
         _draw_image(places[0], samples, i, key=bool(maps), outline=outline)
-        for axes, (attribution, r) in zip(places[1:], maps, strict=True):
-            name = f"\nwhy {samples.class_name(int(attribution.targets[r]))}?" if len(attribution) > 1 else ""
-            axes.set_title(attribution.method.replace("_", " ") + name, fontsize=9, pad=3, **PLAIN)
+        for axes, (attribution, r, name) in zip(places[1:], maps, strict=True):
+            asked = f"\nwhy {samples.class_name(int(attribution.targets[r]))}?" if len(attribution) > 1 else ""
+            entitle(axes, name + asked)
             _draw_map(figure, axes, samples, i, attribution, r, outline, percentile)
     return figure
 
@@ -127,7 +130,7 @@ def _shown(samples: Samples, i: int) -> np.ndarray:
 def _draw_image(axes: Axes, samples: Samples, i: int, key: bool, outline: np.ndarray | None) -> None:
     """The original, unmarked, and under it what the colours beside it mean."""
     axes.imshow(_shown(samples, i), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title("image", fontsize=9, pad=3, **PLAIN)
+    entitle(axes, "image")
     low, high = window(samples, i)
     words = f"black {low:.2g}, white {high:.2g}"
     if key:
