@@ -11,7 +11,15 @@ TENSORFLOW = ["tensorflow>=2.21"]
 JAX = ["jax>=0.10.2"]
 TORCH = ["torch>=2.13"]
 DICOM = ["pydicom>=3.0"]
-TEST = [*DICOM, "build>=1.3", "playwright>=1.60", "pyte>=0.8.2", "pytest>=9.0", "pytest-xdist>=3.8"]
+TEST = [
+    *DICOM,
+    "axe-playwright-python>=0.1.8",
+    "build>=1.3",
+    "playwright>=1.60",
+    "pyte>=0.8.2",
+    "pytest>=9.0",
+    "pytest-xdist>=3.8",
+]
 
 setup(
     # `keras-explain` is another tool's name on the package index.
@@ -22,7 +30,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["keras_explain", "keras_explain.*"]),
-    package_data={"keras_explain": ["py.typed", "report/page.html"]},
+    package_data={"keras_explain": ["py.typed", "report/page.*"]},
     python_requires=">=3.11",
     install_requires=[
         "click>=8.3",
@@ -52,7 +60,10 @@ setup(
         "backends": [*JAX, *TORCH, "captum>=0.9"],
         "dev": [*TEST, "mypy>=2.0", "ruff>=0.15"],
     },
-    entry_points={"console_scripts": ["keras-explain = keras_explain.cli:main"]},
+    entry_points={
+        "console_scripts": ["keras-explain = keras_explain.cli:main"],
+        "mlflow.model_evaluator": ["keras_explain = keras_explain.mlflow_evaluator:KerasExplainEvaluator"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import hashlib
 import importlib.metadata
 import math
 import platform
 import re
+import shlex
+import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_explain import figures, metrics
 from keras_explain.errors import OutOfTime
@@ -27,11 +33,16 @@ from keras_explain.verdicts import CHANCE
 
 _PACKAGES = ("keras-explain-callbacks", "keras", "numpy", "lime", "shap", "mlflow")
 _LONGEST_NAME = 80
+_LONGEST_COMMAND = 2000
 
 
 @dataclass(repr=False)
 class Round:
-    """What one round found: samples, attributions with their measures, numbers by name, what failed or was stopped."""
+    """What one round found: samples, attributions with their measures, numbers by name, what failed or was stopped.
+
+    `attributions` explain the classes of the samples; those of `whole`, by method, every class. `model` says which
+    weights were explained.
+    """
 
     samples: Samples
     methods: list[str] = field(default_factory=list)
@@ -41,6 +52,8 @@ class Round:
     stopped: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     evaluations: Counter[str] = field(default_factory=Counter)
+    whole: dict[str, Attribution] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         failed = f", failed: {', '.join(self.failures)}" if self.failures else ""
@@ -68,6 +81,7 @@ def explain_round(
     before: Round | None,
     on_failure: Callable[[str, Exception], None],
     advance: Callable[[str], None] = lambda name: None,
+    why_not: Collection[str] = (),
 ) -> Round:
     """Explain selected samples by every method and measure the explanations; what fails does not stop the others.
 
@@ -79,13 +93,18 @@ def explain_round(
         before: the previous round, for what has changed since.
         on_failure: called with the method's name and its exception; may raise.
         advance: called with each method's name before its turn.
+        why_not: names of those that explain every other class of the images too.
     """
-    result = Round(samples, numbers=_selection_numbers(samples))
+    result = Round(samples, numbers=_selection_numbers(samples), model=identity(scorer.model))
     for name, explainer in explainers if len(samples) else ():
         advance(name)
         try:
             with counted(name, scorer, result.seconds, result.evaluations), untouched(scorer.model):
-                attribution = explainer.explain(scorer, samples)
+                asked = samples.asking(_all_classes(scorer, samples)) if name in why_not else samples
+                attribution = explainer.explain(scorer, asked)
+            if name in why_not:
+                result.whole[name] = attribution
+                attribution = attribution[:: asked.targets.shape[1]]
             attribution = metrics.measure(scorer, samples, attribution, [])  # whether it is of these samples
         except OutOfTime:
             result.stopped.append(name)
@@ -134,12 +153,55 @@ def measure_round(
                 explainer=known[name],
                 others=[other for k, other in enumerate(found.attributions) if k != i],
                 before=_before(before, name),
-                evaluations=found.evaluations[name] / max(1, len(attribution)),
+                evaluations=found.evaluations[name] / max(1, len(found.whole.get(name, attribution))),
                 failed=failed,
             )
         found.numbers |= {
             _number_name(name, measure): mean for measure, mean in metrics.means(found.attributions[i]).items()
         }
+
+
+def _all_classes(scorer: Scorer, samples: Samples) -> np.ndarray:
+    """(n, classes) targets, that of each image first."""
+    classes = np.arange(scorer.head(samples.images).classes)
+    own = samples.targets[:, :1]
+    others = [classes[classes != target] for target in own[:, 0]]
+    return np.concatenate([own, np.stack(others)], axis=1)
+
+
+def _with_others(own: Attribution, whole: Attribution) -> Attribution:
+    """The maps of every class, of which those of the images' own classes are measured."""
+    each = len(whole) // len(own)
+    measures = {}
+    for name, rows in own.measures.items():
+        measures[name] = np.full((len(whole), *rows.shape[1:]), np.nan)
+        measures[name][::each] = rows
+    return dataclasses.replace(whole, measures=measures)
+
+
+def identity(model: keras.Model) -> dict[str, Any]:
+    """Which model was explained: name, number of parameters, and a fingerprint of all weights.
+
+    Args:
+        model: the live model.
+    """
+    found = hashlib.blake2b(digest_size=8)
+    for weight in model.weights:
+        found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value)).tobytes())
+    return {"name": model.name, "parameters": model.count_params(), "weights": found.hexdigest()}
+
+
+@functools.cache
+def origin() -> dict[str, str]:
+    """Where this process comes from: its command, without passwords in addresses, and the commit of its folder."""
+    command = re.sub(r"://[^/@\s]+@", "://***@", shlex.join(sys.orig_argv))
+    found = {"command": command[:_LONGEST_COMMAND]}
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return found
+    return {**found, "commit": done.stdout.strip() + (" with changes" if changed.stdout.strip() else "")}
 
 
 def _before(before: Round | None, name: str) -> tuple[Samples, Attribution] | None:
@@ -182,7 +244,9 @@ class History:
         return curves
 
 
-def write_round(folder: Path, found: Round, history: History, title: str, settings: Mapping[str, Any]) -> None:
+def write_round(
+    folder: Path, found: Round, history: History, title: str, settings: Mapping[str, Any]
+) -> tuple[Samples, list[Attribution], dict[str, Any]]:
     """Write one panel a sample, the curves over training, all arrays and the settings into a folder.
 
     Args:
@@ -191,9 +255,14 @@ def write_round(folder: Path, found: Round, history: History, title: str, settin
         history: of the training so far.
         title: of every panel, such as the epoch.
         settings: anything that JSON can hold, stored beside the round's own numbers.
+
+    Returns:
+        What `kx.load_round` would read of it.
     """
     about = {
         **settings,
+        **origin(),
+        "model": found.model,
         "title": title,
         "numbers": finite(found.numbers),
         "failures": found.failures,
@@ -205,8 +274,11 @@ def write_round(folder: Path, found: Round, history: History, title: str, settin
         "fingerprints": found.samples.fingerprints,
         "panels": panel_names(found.samples),
     }
-    save_round(folder, found.samples, found.attributions, about)
-    draw_round(folder, found.samples, found.attributions, about)
+    pairs = zip(found.methods, found.attributions, strict=True)
+    kept = [_with_others(own, found.whole[name]) if name in found.whole else own for name, own in pairs]
+    save_round(folder, found.samples, kept, about)
+    draw_round(folder, found.samples, kept, about)
+    return found.samples, kept, about
 
 
 def finite(numbers: Mapping[str, float]) -> dict[str, float]:
@@ -233,6 +305,7 @@ def draw_round(
         The files that were written.
     """
     title, history = settings.get("title", ""), settings.get("history")
+    attributions = [_own(samples, attribution) for attribution in attributions]
     drawn = {}
     if samples.images.ndim in (3, 4, 5):
         drawn = _panels(samples, attributions, title, settings.get("images_per_class", 1), percentile)
@@ -243,6 +316,12 @@ def draw_round(
     for name, figure in drawn.items():
         figure.savefig(folder / f"{name}.png")
     return [folder / f"{name}.png" for name in drawn]
+
+
+def _own(samples: Samples, attribution: Attribution) -> Attribution:
+    """The maps of the classes that the samples ask about, without those of `why_not`."""
+    asked = samples.targets[attribution.rows] if len(samples) else np.zeros((0, 1))
+    return attribution[(asked == attribution.targets[:, None]).any(axis=1)]
 
 
 def _panels(

@@ -693,7 +693,7 @@ def test_a_budget_that_choosing_images_exhausts(tmp_path, capsys, clock):
     message = "epoch 4 is not explained: a round of 1.0 s would exceed max_overhead"
     with pytest.warns(kx.ExplanationWarning, match=message) as caught:
         fit(always_right(), [slow_epoch, kept], epochs=4, verbose=2)
-    assert len(caught) == 1
+    assert [w.category for w in caught].count(kx.ExplanationWarning) == 1
     assert rounds(tmp_path) == []
     assert kept.latest is None
     assert "left out of epoch 1 to keep max_overhead=0.1: vanilla." in capsys.readouterr().out

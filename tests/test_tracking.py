@@ -1,5 +1,7 @@
 """Rounds in a real MLflow server and its real UI, and in a folder."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +86,10 @@ PLAIN = "_img src_x onerror_alert_1_"
 def test_names_stay_text_and_stay_in_their_folder(server):
     with mlflow.start_run() as run:
         fit([explain()], epochs=1)
-    assert all(name.startswith(("explanations/epoch_", "images/")) for name in files(server, run.info.run_id))
+    assert all(
+        name.startswith(("explanations/epoch_", "explanations/report.html", "images/"))
+        for name in files(server, run.info.run_id)
+    )
 
 
 def test_a_run_is_started_and_ended_where_there_is_none(server):
@@ -116,6 +121,90 @@ def test_a_finished_run_is_continued_by_its_id(server):
     fit([explain(kx.MlflowTracker(run_id=run.info.run_id))], epochs=4, initial_epoch=2)
     steps = [m.step for m in server.get_metric_history(run.info.run_id, "val_explain_classes_without_image")]
     assert sorted(steps) == [0, 1, 2, 3]
+
+
+def page_of(client, run_id, folder):
+    text = Path(client.download_artifacts(run_id, "explanations/report.html", str(folder))).read_text("utf-8")
+    return text, json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_the_page_grows_with_the_rounds_also_of_a_run_that_is_resumed(server, tmp_path):
+    with mlflow.start_run() as run:
+        fit([explain()], epochs=3)
+    _, found = page_of(server, run.info.run_id, tmp_path)
+    assert [round["title"] for round in found["rounds"].values()] == ["epoch 1", "epoch 3"]
+    fit([explain(kx.MlflowTracker(run_id=run.info.run_id))], epochs=5, initial_epoch=3)
+    _, found = page_of(server, run.info.run_id, tmp_path)
+    assert [round["title"] for round in found["rounds"].values()] == ["epoch 1", "epoch 3", "epoch 5"]
+    assert [len(round["history"]["epochs"]) for round in found["rounds"].values()] == [1, 2, 1]
+    for folder in (tmp_path / "a", tmp_path / "a"):  # a folder, too
+        fit([explain(kx.DirectoryTracker(folder))], epochs=1)
+    assert 'id="data"' in (tmp_path / "a" / "explanations" / "report.html").read_text("utf-8")
+
+
+def test_a_tracker_of_three_methods_is_enough(tmp_path):
+    class Mine:
+        steps = ()
+
+        def start(self, settings):
+            self.settings = settings
+
+        def log_round(self, step, folder, numbers):
+            self.steps += (step,)
+
+        def finish(self):
+            self.finished = True
+
+    mine = Mine()
+    fit([explain(mine)], epochs=3)
+    assert mine.steps == (0, 2)
+    assert mine.finished
+
+
+def test_the_page_is_kept_with_a_model_that_is_logged_later(server, tmp_path):
+    tracker = kx.MlflowTracker()
+    with pytest.raises(kx.InputError, match="call link after a fit"):
+        tracker.link("m-0")
+    with mlflow.start_run() as run:
+        model = fit([explain(tracker)], epochs=1)
+        logged = mlflow.keras.log_model(model, name="small", pip_requirements=[])
+    tracker.link(logged.model_id)
+    text, _ = page_of(server, run.info.run_id, tmp_path)
+    kept = server.list_logged_model_artifacts(logged.model_id, "explanations")
+    assert [file.path for file in kept] == ["explanations/report.html"]
+    place = f"{server.get_logged_model(logged.model_id).artifact_location}/{kept[0].path}"
+    local = mlflow.artifacts.download_artifacts(place, dst_path=str(tmp_path / "m"))
+    assert Path(local).read_text("utf-8") == text
+    tags = server.get_logged_model(logged.model_id).tags
+    assert tags["keras_explain.report"] == f"runs:/{run.info.run_id}/explanations/report.html"
+
+
+def test_the_page_works_inside_the_ui(server, mlflow_server, browser, tmp_path):
+    with mlflow.start_run(experiment_id=server.create_experiment("page")) as run:
+        fit([explain(why_not=["integrated_gradients"])], epochs=3)
+    page = browser.new_page(viewport={"width": 1700, "height": 1200})
+    said, asked = [], []
+    page.goto(
+        f"{mlflow_server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/explanations/report.html"
+    )
+    inside = page.frame_locator("iframe[sandbox]")
+    inside.locator("body[data-ready=yes]").wait_for(timeout=60_000)
+    page.on("console", lambda message: said.append(message.text))
+    page.on("request", lambda request: asked.append(request.url))
+    frame = next(frame for frame in page.frames if frame.parent_frame and frame.evaluate("typeof rounds") == "object")
+    assert frame.evaluate("window.origin") == "null"  # neither storage nor MLflow within reach
+    assert inside.locator("#grid h2").inner_text() == "epoch 3"
+    inside.locator("#round").press("ArrowLeft")
+    assert inside.locator("#grid h2").inner_text() == "epoch 1"
+    inside.locator("#mode").select_option("contour")
+    inside.locator("#beside").select_option("1")
+    assert "\nepoch 3" in inside.locator(".sample td").first.inner_text()
+    inside.locator(".sample td:nth-of-type(2) .view").first.click()
+    assert inside.locator("#detail figcaption", has_text="why not").count() == 2
+    assert "Σ" in inside.locator("#detail").inner_text()
+    page.screenshot(path=tmp_path / "page.png")
+    assert said == []
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == []
 
 
 def test_a_tracking_uri_of_its_own_leaves_the_global_one_alone(server, tmp_path, monkeypatch):
@@ -150,7 +239,9 @@ def test_a_folder_keeps_the_same_tree(server, tmp_path):
     with mlflow.start_run() as run:
         fit([explain()], epochs=3)
     fit([explain(kx.DirectoryTracker(tmp_path))], epochs=3)
-    local = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("epoch_*/*")}
+    local = {str(path.relative_to(tmp_path)) for path in (tmp_path / "explanations").rglob("*.*")}
+    local.remove("explanations/metrics.csv")
+    local.remove("explanations/run.json")
     assert local == {name for name in files(server, run.info.run_id) if name.startswith("explanations/")}
     numbers = (tmp_path / "explanations" / "metrics.csv").read_text().splitlines()[1:]
     for line in numbers:

@@ -12,7 +12,6 @@ import keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
 from keras_explain.datasets.cells import CLASS_NAMES, cells
 from keras_explain.explainers.masking import hidden_image
-from keras_explain.figures import slices
 from keras_explain.figures.channels import projections
 from keras_explain.metrics.context import Context
 from tests import reference
@@ -268,14 +267,6 @@ def test_the_region_is_outlined_in_volumes_signals_and_many_channels():
     figure = kx.figures.panel(dataclasses.replace(samples, roi=roi), [found])
     assert (np.abs(pixels(figure) - yellow).max(axis=-1) < 30).sum() > 50
     assert (np.abs(pixels(kx.figures.panel(samples, [found])) - yellow).max(axis=-1) < 30).sum() == 0
-    pictures, _ = slices(samples.images[0], found.values[0], 0, roi[0])
-    border = (pictures == yellow).all(axis=-1)
-    for part in (0, 1, 2):
-        inside = border[:, :, 8 * part : 8 * part + 8]
-        assert inside.any() == (part > 0)  # the original is left unmarked
-        if part:
-            assert inside[1].sum() == inside[2].sum() == 12  # the rim of 4 x 4
-            assert not inside[[0, 3]].any()
     many = kx.Samples(np.random.default_rng(0).random((1, 8, 8, 5)), [0], roi=roi[:, 1])
     drawn = kx.figures.panel(many, [kx.Attribution("mine", many.images, [0], [0], score=[1.0])])
     assert (np.abs(pixels(drawn) - yellow).max(axis=-1) < 30).sum() > 50
@@ -292,19 +283,6 @@ def test_maps_of_several_methods_do_not_overlap(random):
         for b in boxes[:i]:
             apart = a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0
             assert apart
-
-
-def test_slices_of_a_volume():
-    samples, found = volume_round()
-    (first, limit), (second, same) = (slices(samples.images[0], found.values[0], k, percentile=100) for k in range(2))
-    assert limit == same == 5.0  # one scale for all channels
-    assert first.shape == (4, 8, 24, 3)
-    assert first[2, 3, 4].tolist() == [255, 255, 255]
-    red, _, blue = first[2, 3, 8 + 4].astype(int)
-    assert red >= blue + 50
-    red, _, blue = second[1, 6, 16 + 2].astype(int)
-    assert blue >= red + 50
-    assert np.ptp(first[:, :, 16:].astype(int), axis=-1).max() == 0
 
 
 def test_volumes_are_explained_in_training(tmp_path):

@@ -25,11 +25,12 @@ from keras_explain.explainers import Explainer, resolve
 from keras_explain.callbacks.budget import Budget
 from keras_explain.callbacks.top_confidence import top_confidences
 from keras_explain.gradients import Scorer
-from keras_explain.records import Samples
+from keras_explain.records import Attribution, Samples
 from keras_explain.confirmation import select_found
 from keras_explain.regions import check_roi, regions_of
 from keras_explain.selection import ClassMap, all_looked_at, check_class_map, preprocessing_of, select
-from keras_explain.tracking import MlflowTracker, Tracker
+from keras_explain.report import Report
+from keras_explain.tracking import KeepsReport, MlflowTracker, Tracker, round_name
 
 _ACCURACIES = ("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")
 _ACCURACY_SLACK = 0.2
@@ -74,6 +75,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         output: name of the explained output, where the model has several.
         precision: `"mixed_bfloat16"` computes the passes of the explanations in 16 bits, see `keras_explain.Scorer`.
         roi: where the findings are, for the localization and the outline in the figures, see `keras_explain.select`.
+        why_not: methods, of those in `explainers`, that explain every other class of the images too, for the report.
         seed: of the background, of GradientShap, SmoothGrad and LIME.
         on_error: `"warn"` turns whatever goes wrong into an `ExplanationWarning` and training goes on; `"raise"` lets
             it end the training.
@@ -118,6 +120,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         output: str | None = None,
         precision: str | None = None,
         roi: Any = None,
+        why_not: Sequence[str] = (),
         seed: int = 0,
         on_error: str = "warn",
     ):
@@ -139,6 +142,10 @@ class ExplanationCallback(keras.callbacks.Callback):
             raise InputError(f"tracker must have start, log_round and finish; got {type(tracker).__name__}.")
         self.validation_data = validation_data
         self.explainers = _all_named(explainers, seed)
+        self.why_not = (why_not,) if isinstance(why_not, str) else tuple(why_not)
+        known = [name for name, _ in self.explainers]
+        if unknown := [name for name in self.why_not if name not in known]:
+            raise InputError(f"why_not names {unknown[0]!r}, which is none of the explainers: {', '.join(known)}.")
         self.metrics = [quality.resolve(metric) for metric in (quality.default() if metrics is None else metrics)]
         self.tracker = MlflowTracker() if tracker is None else tracker
         self.frequency, self.max_overhead, self.on_error = frequency, max_overhead, on_error
@@ -178,6 +185,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._background_of = -1  # the number of images among which TopConfidence drew it
         self._tried_last = False
         self._budget = Budget(self.max_overhead)
+        self._report: Report | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start afresh; the callback can be used by several fits."""
@@ -272,7 +280,7 @@ class ExplanationCallback(keras.callbacks.Callback):
             due = [metric for metric in self.metrics if is_last or metric.when == "round"]
             with _ended(scorer, until):
                 chosen = [(name, explainer) for name, explainer in self.explainers if name in methods]
-                found = explain_round(scorer, samples, chosen, due, self.latest, self._failed, advance)
+                found = explain_round(scorer, samples, chosen, due, self.latest, self._failed, advance, self.why_not)
         for part, taken in seconds.items():
             found.seconds[part] += taken
         found.evaluations.update(evaluations)
@@ -332,12 +340,25 @@ class ExplanationCallback(keras.callbacks.Callback):
         begun = time.thread_time()
         folder = Path(tempfile.mkdtemp(prefix="keras-explain-"))
         try:
-            write_round(folder, found, history, f"epoch {epoch + 1}", {**self._settings(), "epoch": epoch})
+            stored = write_round(folder, found, history, f"epoch {epoch + 1}", {**self._settings(), "epoch": epoch})
             self.tracker.log_round(epoch, folder, numbers)
+            if isinstance(self.tracker, KeepsReport):
+                self._keep_report(self.tracker, epoch, *stored)
         except Exception as error:
             raise RuntimeError(f"{type(error).__name__}: {error} (what was computed is kept in {folder})") from error
         shutil.rmtree(folder)
         return time.thread_time() - begun
+
+    def _keep_report(
+        self, tracker: KeepsReport, epoch: int, samples: Samples, attributions: list[Attribution], settings: dict[str, Any]
+    ) -> None:
+        """Refresh the page of all rounds, those of an earlier training of the same run among them."""
+        if self._report is None:
+            due = -(-self.params.get("epochs", epoch + 1) // self.frequency) + 1
+            self._report = Report(f"Explanations of {settings['model']['name']}", due)
+            self._report.take_over(tracker.report())
+        self._report.add(round_name(epoch), samples, attributions, settings)
+        tracker.log_report(self._report.page())
 
     def _settle(self) -> None:
         """Wait for the round that is being logged. What it took of a core counts as spent, or the wait if it is longer."""
@@ -376,7 +397,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         chosen = {**self.selecting, "class_map": ClassMap(self.selecting["class_map"]).as_text()}
         chosen["roi"] = "given" if self.selecting["roi"] is not None else None
         metrics = list(map(repr, self.metrics))
-        rest = {**self._how, "frequency": self.frequency, "max_overhead": self.max_overhead}
+        rest = {**self._how, "why_not": list(self.why_not), "frequency": self.frequency, "max_overhead": self.max_overhead}
         prepared = preprocessing_of(self.validation_data)
         if prepared is not None:
             rest["preprocessing"] = prepared.as_settings()

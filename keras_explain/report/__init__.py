@@ -2,26 +2,98 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from keras_explain.errors import InputError, MissingExtra
-from keras_explain.figures import panel, slices
 from keras_explain.records import Attribution, Samples, load_round
+from keras_explain.report.rounds import pictures_of, round_of
+from keras_explain.verdicts import CHANCE
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+# MLflow shows pages up to 50 MiB; mail and people bear less.
+_ROOM = 24_000_000
+_MOST_PER_MAP = 150_000
+_PARTS = {name: Path(__file__).with_name(f"page.{name}") for name in ("html", "css", "js")}
+_DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.S)
+
+
+class Report:
+    """A page that grows with the rounds of a training.
+
+    Args:
+        title: of the page.
+        rounds: that are expected, which share the room of the page; more are taken too.
+
+    Raises:
+        MissingExtra: jinja2 is not installed.
+
+    Example:
+        >>> import numpy as np, keras_explain as kx
+        >>> from keras_explain.report import Report
+        >>> report = Report("by hand")
+        >>> found = kx.Attribution("mine", np.ones((1, 8, 8, 1)), [0], [0], score=[64.0], base_score=[0.0])
+        >>> report.add("round", kx.Samples(np.zeros((1, 8, 8, 1)), [0]), [found], {})
+        >>> "by hand" in report.page()
+        True
+    """
+
+    def __init__(self, title: str, rounds: int = 1):
+        self._rounds = max(1, rounds)
+        self._data: dict[str, Any] = {"title": title, "images": {}, "rounds": {}, "chance": CHANCE, "agreement": {}}
+
+    def add(
+        self, name: str, samples: Samples, attributions: Sequence[Attribution], settings: Mapping[str, Any]
+    ) -> None:
+        """Take a round in, in the place of an earlier one of its name.
+
+        Args:
+            name: of the round, by which rounds are told apart.
+            samples, attributions, settings: as `kx.load_round` gives them.
+        """
+        maps = self._rounds * sum(map(len, attributions))
+        room = min(_MOST_PER_MAP, _ROOM // max(1, maps))
+        self._data["images"] |= pictures_of(samples)
+        self._data["rounds"][name] = round_of(name, samples, attributions, settings, room)
+
+    def compare(self, agreement: Mapping[str, Mapping[str, float]]) -> None:
+        """Show the two rounds side by side.
+
+        Args:
+            agreement: rank correlation of their maps, by slot and title of the method.
+        """
+        self._data["agreement"] = {slot: dict(numbers) for slot, numbers in agreement.items()}
+
+    def take_over(self, page: str) -> None:
+        """The rounds of an earlier page of the same run, for a training that is resumed; of another page, nothing."""
+        found = _DATA.search(page)
+        try:
+            earlier = json.loads(found[1]) if found else {}
+            images, rounds = dict(earlier["images"]), dict(earlier["rounds"])
+        except (ValueError, KeyError, TypeError):
+            return
+        self._data["images"] = images | self._data["images"]
+        self._data["rounds"] = rounds | self._data["rounds"]
+
+    def page(self) -> str:
+        """The HTML, rounds in the order of their names."""
+        try:
+            from jinja2 import Environment
+        except ImportError as error:
+            raise MissingExtra("Reports need jinja2: pip install jinja2") from error
+        parts = {name: path.read_text("utf-8") for name, path in _PARTS.items()}
+        environment = Environment(autoescape=True)
+        environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
+        template = environment.from_string(parts["html"])
+        order = sorted(self._data["rounds"], key=lambda name: (len(name), name))
+        data = {**self._data, "rounds": {name: self._data["rounds"][name] for name in order}}
+        return template.render(data=data, title=self._data["title"], style=parts["css"], script=parts["js"])
 
 
 def write_report(folder: str | Path, file: str | Path, title: str = "Explanations") -> Path:
     """Write a page of the pictures, numbers and settings of explained rounds.
-
-    Volumes get a slider through their slices beside the projections. A round that has no pictures, as `kx.save_round`
-    leaves it, is drawn.
 
     Args:
         folder: of one round, or of several as a tracker keeps them, such as `runs/one/explanations`.
@@ -44,83 +116,37 @@ def write_report(folder: str | Path, file: str | Path, title: str = "Explanation
         >>> write_report("round", "report.html").stat().st_size > 10_000
         True
     """
-    try:
-        from jinja2 import Environment
-    except ImportError as error:
-        raise MissingExtra("Reports need jinja2: pip install jinja2") from error
-    folder, file = Path(folder), Path(file)
-    several = sorted(folder.glob("epoch_*"), key=lambda place: (len(place.name), place.name))
-    places = [folder] if (folder / "settings.json").is_file() else several
-    rounds = [_round(place) for place in places if (place / "settings.json").is_file()]
-    if not rounds:
+    places = rounds_in(folder)
+    report = Report(title, len(places))
+    for place in places:
+        report.add(place.name, *load_round(place))
+    return write_page(report, file)
+
+
+def rounds_in(folder: str | Path) -> list[Path]:
+    """The rounds of a folder in the order of their epochs: itself, those in it, or those in its `explanations`.
+
+    Args:
+        folder: of one round or of a training.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = Path(folder)
+    if (folder / "settings.json").is_file():
+        return [folder]
+    found = [place for root in (folder, folder / "explanations") for place in root.glob("epoch_*")]
+    found = [place for place in found if (place / "settings.json").is_file()]
+    if not found:
         raise InputError(f"{folder} holds no round; give the folder of one, such as epoch_0004, or of several.")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_TEMPLATE.read_text("utf-8"))
+    return sorted(found, key=lambda place: (len(place.name), place.name))
+
+
+def write_page(report: Report, file: str | Path) -> Path:
+    """Write a page, in the place of an earlier one only when it is whole."""
+    file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(page.render(title=title, rounds=rounds), "utf-8")
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(report.page(), "utf-8")
+    partial.replace(file)
     return file
-
-
-def _round(place: Path) -> dict[str, Any]:
-    samples, attributions, settings = load_round(place)
-    title = settings.get("title", place.name)
-    pictures = [(path.stem, path.read_bytes()) for path in sorted(place.glob("*.png"))]
-    curves = [_inline(picture) for name, picture in pictures if name == "over_training"]
-    panels = [(name, picture) for name, picture in pictures if name != "over_training"] or [
-        (samples.ids[i], _drawn(panel(samples[[i]], [a.of(i) for a in attributions], title=title)))
-        for i in range(len(samples))
-    ]
-    known = ("title", "numbers", "failures", "versions")
-    return {
-        "title": title,
-        "accuracy": samples.accuracy,
-        "curves": curves[0] if curves else None,
-        "panels": [(name, _inline(picture)) for name, picture in panels],
-        "volumes": _volumes(samples, attributions) if samples.images.ndim == 5 else [],
-        "numbers": sorted(settings.get("numbers", {}).items()),
-        "failures": sorted(settings.get("failures", {}).items()),
-        "versions": sorted(settings.get("versions", {}).items()),
-        "settings": [(name, value) for name, value in settings.items() if name not in known],
-    }
-
-
-def _drawn(figure: Any) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
-
-
-def _volumes(samples: Samples, attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
-    """For each map and channel its slices in one picture, one below the other."""
-    found = []
-    for attribution in attributions:
-        for r, row in enumerate(attribution.rows):
-            target = samples.class_name(int(attribution.targets[r]))
-            about = f"image {samples.ids[row]}: {attribution.method.replace('_', ' ')}, why {target}?"
-            strips = []
-            for k in range(samples.images.shape[-1]):
-                pictures, limit = slices(
-                    samples.images[row], attribution.values[r], k, samples.roi[row] if len(samples.roi) else None
-                )
-                depth, height, width, _ = pictures.shape
-                strips.append(
-                    {
-                        "name": samples.channel_name(k),
-                        "picture": _inline(_png(pictures.reshape(depth * height, width, 3))),
-                        "shape": f"{width} / {height}",
-                    }
-                )
-            scale = f"full red at {limit:.2g}, full blue at {-limit:.2g} {attribution.unit}"
-            found.append({"about": about, "scale": scale, "depth": samples.images.shape[1], "strips": strips})
-    return found
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", optimize=True)
-    return stream.getvalue()
-
-
-def _inline(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

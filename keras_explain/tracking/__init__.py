@@ -10,14 +10,16 @@ import csv
 import json
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from keras_explain.errors import MissingExtra
+from keras_explain.errors import InputError, MissingExtra
 
-_ROOT = "explanations"
+ROOT = "explanations"
+PAGE = f"{ROOT}/report.html"
 _TAG_LENGTH = 5000
 
 
@@ -38,6 +40,17 @@ class Tracker(Protocol):
 
     def finish(self) -> None:
         """Called after the last round."""
+
+
+@runtime_checkable
+class KeepsReport(Protocol):
+    """What a tracker has beside, if it keeps the page that grows with the rounds; those without get none."""
+
+    def report(self) -> str:
+        """The page that an earlier training has left, "" if there is none."""
+
+    def log_report(self, page: str) -> None:
+        """Keep a page, in the place of the one before. On the thread of `log_round`, after it."""
 
 
 class MlflowTracker:
@@ -105,22 +118,52 @@ class MlflowTracker:
         """Log one round into the run."""
         from PIL import Image
 
-        self._client.log_artifacts(self.run_id, str(folder), f"{_ROOT}/{round_name(step)}")
+        self._client.log_artifacts(self.run_id, str(folder), f"{ROOT}/{round_name(step)}")
         for path in sorted(folder.glob("*.png")):
             with Image.open(path) as picture:
                 # The UI draws one card a key, so keys stay few and the epoch goes into the step.
                 self._client.log_image(
-                    self.run_id, picture.convert("RGB"), key=f"{_ROOT}/{path.stem}", step=step, synchronous=True
+                    self.run_id, picture.convert("RGB"), key=f"{ROOT}/{path.stem}", step=step, synchronous=True
                 )
         now = int(time.time() * 1000)
         metrics = [self._mlflow.entities.Metric(name, float(value), now, step) for name, value in numbers.items()]
         self._client.log_batch(self.run_id, metrics=metrics)
+
+    def report(self) -> str:
+        """The page among the run's artifacts, as in a run that is resumed by its id."""
+        # A list of files is asked for first, since MLflow tries for minutes to download what is not there.
+        if PAGE not in (file.path for file in self._client.list_artifacts(self.run_id, ROOT)):
+            return ""
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self._client.download_artifacts(self.run_id, PAGE, folder)).read_text("utf-8")
+
+    def log_report(self, page: str) -> None:
+        """Log the page among the run's artifacts, where MLflow shows it."""
+        self._client.log_text(self.run_id, page, PAGE)
 
     def finish(self) -> None:
         """End the run if it was started here."""
         if self._ours:
             self._client.set_terminated(self.run_id)
             self._ours = False
+
+    def link(self, model_id: str) -> None:
+        """Keep the page of this training with a model that was logged after it, and tell the model the run.
+
+        Args:
+            model_id: such as `mlflow.keras.log_model(model, name="resnet").model_id`.
+
+        Raises:
+            InputError: nothing has been explained yet.
+        """
+        page = self.report() if self._client is not None else ""
+        if not page:
+            raise InputError("There is no report to link: call link after a fit in which a round was explained.")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / Path(PAGE).name
+            file.write_text(page, "utf-8")
+            self._client.log_model_artifact(model_id, str(file), ROOT)
+        self._client.set_logged_model_tags(model_id, {"keras_explain.report": f"runs:/{self.run_id}/{PAGE}"})
 
     @property
     def where(self) -> str:
@@ -144,13 +187,13 @@ class DirectoryTracker:
 
     def start(self, settings: Mapping[str, Any]) -> None:
         """Write the settings of the run."""
-        root = self.folder / _ROOT
+        root = self.folder / ROOT
         root.mkdir(parents=True, exist_ok=True)
         (root / "run.json").write_text(json.dumps(dict(settings), indent=1, default=str), encoding="utf-8")
 
     def log_round(self, step: int, folder: Path, numbers: Mapping[str, float]) -> None:
         """Copy one round, and append its numbers."""
-        root = self.folder / _ROOT
+        root = self.folder / ROOT
         partial = root / f".{round_name(step)}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(folder, partial)
@@ -164,10 +207,21 @@ class DirectoryTracker:
                 writer.writerow(["step", "name", "value"])
             writer.writerows([step, name, repr(float(value))] for name, value in numbers.items())
 
+    def report(self) -> str:
+        """The page in the folder."""
+        file = self.folder / PAGE
+        return file.read_text("utf-8") if file.is_file() else ""
+
+    def log_report(self, page: str) -> None:
+        """Write the page, in the place of an earlier one when it is whole."""
+        partial = self.folder / f"{PAGE}.partial"
+        partial.write_text(page, "utf-8")
+        partial.replace(self.folder / PAGE)
+
     def finish(self) -> None:
         """Nothing is left open."""
 
     @property
     def where(self) -> str:
         """Where to look, in words."""
-        return str(self.folder / _ROOT)
+        return str(self.folder / ROOT)
