@@ -1,6 +1,7 @@
 """What did the network look at, and can it be believed? Explanations of Keras classifiers, inside training."""
 
 from keras_explain import figures, metrics
+from keras_explain.callbacks.autolog import autolog
 from keras_explain.errors import (
     ExplainError,
     ExplanationWarning,
@@ -49,6 +50,7 @@ __all__ = [
     "ScoreCam",
     "Scorer",
     "Tracker",
+    "autolog",
     "explain",
     "figures",
     "load_model",

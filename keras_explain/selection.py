@@ -27,6 +27,11 @@ _ORDER_CHECKED = 64
 _RESCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 
 
+def rescales(model: keras.Model) -> bool:
+    """Whether a model scales its images itself, in a `Rescaling` or `Normalization` layer."""
+    return any(isinstance(layer, _RESCALING) for layer in model._flatten_layers())
+
+
 class ClassMap:
     """Which model output each class of the data set belongs to.
 
@@ -406,7 +411,7 @@ def check_images(images: np.ndarray, model: keras.Model, value_range: tuple[floa
         slack = 1e-3 * (value_range[1] - value_range[0])
         if low < value_range[0] - slack or high > value_range[1] + slack:
             raise InputError(f"images lie in {low:g} to {high:g}; value_range={tuple(value_range)} was trained on.")
-    elif looks_unscaled(images) and not any(isinstance(layer, _RESCALING) for layer in model._flatten_layers()):
+    elif looks_unscaled(images) and not rescales(model):
         raise InputError(
             f"images go from {low:g} to {high:g}, as raw pixels do, and '{model.name}' has no Rescaling or "
             "Normalization layer. Scale them as in training, or pass value_range=(0, 255) if it was trained on these."

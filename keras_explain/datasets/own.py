@@ -1,0 +1,225 @@
+"""Whatever a user has, pictures by class, a table, an npz, TFRecords -> data that a model can be asked about."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_explain.datasets import ddsm, read
+from keras_explain.datasets.cases import Case, Stream
+from keras_explain.datasets.files import read_image
+from keras_explain.datasets.preprocessing import Preprocessing
+from keras_explain.errors import InputError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".dcm", ".dicom")
+_FILES, _LABELS = ("filename", "file", "path", "image", "id"), ("label", "class", "y")
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What `kx.select` takes, with what the files tell of it.
+
+    Args:
+        data: a `Stream`, or arrays (images, labels) that are passed on as they are.
+        class_names: of the model's outputs, () where the files do not tell.
+        preprocessing: what is done to each picture; None for arrays that are passed on.
+    """
+
+    data: Any
+    class_names: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+
+def open_data(
+    place: str | Path,
+    model: keras.Model,
+    *,
+    part: str = "test",
+    task: str | None = None,
+    class_names: Sequence[str] = (),
+    class_map: Mapping[int, int] | None = None,
+    preprocessing: Preprocessing | None = None,
+    scale: tuple[float, float] = (0.0, 1.0),
+    window: tuple[float, float] | str | None = None,
+) -> OwnData:
+    """Images and labels for a model, told from what lies at a place.
+
+        folder/<class>/*.png         a folder for each class
+        *.csv                        columns filename (or file, path, image, id) and label (or class, y)
+        *.npz                        images and labels (or x and y, test_images and test_labels, x_test and y_test)
+        *.tfrecords                  of DDSM tiles
+        a folder of mammograms       see `keras_explain.datasets.read`
+
+    Classes that are names are numbered as in `class_names`; without it, in their alphabetical order.
+
+    Args:
+        place: file or folder.
+        model: whose input tells size and channels of the images.
+        part: "train" or "test", where the data have both.
+        task: of `ddsm.TASKS`, which fixes classes and their names.
+        class_names: of the model's outputs, in their order.
+        class_map: data-set class -> model output; classes left out are not looked at.
+        preprocessing: that the model was trained with. None: pictures are scaled to the model's input, and black and
+            white become `scale`.
+        scale: what black and white become, (0, 255) for a model with a `Rescaling` layer.
+        window: as in `Preprocessing`.
+
+    Raises:
+        InputError: nothing that is known lies there, or it does not fit the model.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from keras_explain.datasets.own import open_data
+        >>> np.savez("mine.npz", images=np.zeros((2, 4, 4, 1), "float32"), labels=[0, 1])
+        >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
+        >>> images, labels = open_data("mine.npz", model).data
+        >>> images.shape, labels.tolist()
+        ((2, 4, 4, 1), [0, 1])
+    """
+    place = Path(place)
+    if task is not None:
+        class_map = ddsm.task(task).class_map
+    names = tuple(class_names) or (ddsm.task(task).class_names if task else ())
+    if place.suffix == ".npz":
+        found = _arrays(place, part)
+        if isinstance(found, tuple):
+            return OwnData(found, names)
+        cases = found
+    elif place.suffix == ".csv":
+        cases, told = _table(place, tuple(class_names))
+        names = names or told
+    elif place.suffix in (".tfrecord", ".tfrecords"):
+        cases = ddsm.tfrecords(place)
+    elif place.is_dir():
+        cases, told = _folders(place, tuple(class_names))
+        names = names or told
+        if not cases:
+            cases = read(place, part, task or "model_0")
+            names = names or ddsm.CLASS_NAMES
+    else:
+        raise InputError(f"{place} is no folder and no .csv, .npz or .tfrecords file.")
+    made = preprocessing or Preprocessing(*_input_of(model), scale, window)
+    made.check_model(model)
+    if class_map is not None and not task and not class_names:
+        names = ()  # those of the data are no longer those of the outputs
+    return OwnData(Stream(cases, made, class_map=class_map), names, made)
+
+
+def _input_of(model: keras.Model) -> tuple[tuple[int, int], int]:
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+        raise InputError(f"'{model.name}' takes {shape}; pictures need a model of fixed (height, width, channels).")
+    height, width, channels = shape[1:]
+    return (height, width), channels
+
+
+def _folders(place: Path, class_names: tuple[str, ...]) -> tuple[list[Case], tuple[str, ...]]:
+    """A folder for each class, numbered as `keras.utils.image_dataset_from_directory` does unless names are given."""
+    found = {folder.name: _pictures(folder) for folder in sorted(place.iterdir()) if folder.is_dir()}
+    found = {name: files for name, files in found.items() if files}
+    if len(found) < 2:
+        return [], ()
+    names = _numbered(found, class_names, place)
+    cases = [
+        Case(str(file.relative_to(place)), names.index(name), partial(pixels, file))
+        for name, files in found.items()
+        for file in files
+    ]
+    return cases, names
+
+
+def _numbered(found: Iterable[str], class_names: tuple[str, ...], place: Path) -> tuple[str, ...]:
+    """The names whose positions are the labels."""
+    found = sorted(found)
+    if unknown := [name for name in found if class_names and name not in class_names]:
+        raise InputError(f"{place} has the class {unknown[0]!r}; class_names are {', '.join(class_names)}.")
+    return class_names or tuple(found)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+
+
+def _table(table: Path, class_names: tuple[str, ...]) -> tuple[list[Case], tuple[str, ...]]:
+    if not table.is_file():
+        raise InputError(f"{table} does not exist.")
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    file_column, label_column = (_column(table, rows, names) for names in (_FILES, _LABELS))
+    texts = [row[label_column].strip() for row in rows]
+    numbered = all(text.lstrip("-").isdigit() for text in texts)
+    names = () if numbered else _numbered(set(texts), class_names, table)
+    labels = [int(text) if numbered else names.index(text) for text in texts]
+    cases = [
+        Case(row[file_column], label, partial(pixels, _beside(table, row[file_column])))
+        for row, label in zip(rows, labels, strict=True)
+    ]
+    return cases, names
+
+
+def _column(table: Path, rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> str:
+    columns = list(rows[0]) if rows else []
+    known = [name for name in names if name in columns]
+    if not known:
+        raise InputError(f"{table} needs a column named {', '.join(names[:-1])} or {names[-1]}; it has {columns}.")
+    return known[0]
+
+
+def _beside(table: Path, name: str) -> Path:
+    places = [folder / name for folder in (table.parent, table.parent / "images")]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _arrays(file: Path, part: str) -> list[Case] | tuple[np.ndarray, np.ndarray]:
+    """Cases of whole numbers of 8 or 16 bits, which are pictures; else arrays that the model receives as they are."""
+    if not file.is_file():
+        raise InputError(f"{file} does not exist.")
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            pairs = [("images", "labels"), ("x", "y"), (f"{part}_images", f"{part}_labels"), (f"x_{part}", f"y_{part}")]
+            known = [pair for pair in pairs if set(pair) <= set(stored.files)]
+            if not known:
+                raise InputError(f"{file} needs images and labels, or x and y; it has {', '.join(stored.files)}.")
+            images, labels = (np.asarray(stored[name]) for name in known[0])
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file} is no npz that can be read: {error}") from error
+    labels = labels.reshape(-1) if labels.shape[1:] in ((), (1,)) else labels.argmax(axis=1)
+    if len(images) != len(labels):
+        raise InputError(f"{file} has {len(images)} images and {len(labels)} labels.")
+    if images.dtype.kind != "u" or images.ndim not in (3, 4):
+        return images, labels.astype("int64")
+    return [Case(str(i), int(label), partial(images.__getitem__, i)) for i, label in enumerate(labels)]
+
+
+def pixels(file: str | Path) -> np.ndarray:
+    """The pixels of a picture file, (h, w), or (h, w, 3) where it has colours.
+
+    Args:
+        file: DICOM, or what Pillow reads.
+
+    Raises:
+        InputError: no such file, or one that cannot be read.
+        MissingExtra: pydicom is not installed, and needed.
+    """
+    file = Path(file)
+    if not file.is_file() or file.suffix.lower() in (".dcm", ".dicom"):
+        return read_image(file)
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            coloured = picture.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr", "LAB", "HSV")
+            if coloured:
+                return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{file} is no picture that can be read: {error}") from error
+    return read_image(file)

@@ -1,0 +1,95 @@
+"""What MLflow already has: rounds of a run, models by their address, and explanations kept with a logged model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from keras_explain.errors import InputError, MissingExtra
+from keras_explain.tracking import ROOT
+
+_ADDRESSES = ("models:/", "runs:/")
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is MLflow's address of something, `models:/...` or `runs:/...`, and no file."""
+    return text.startswith(_ADDRESSES)
+
+
+def rounds_of(source: str, into: Path) -> Path:
+    """The folder of the rounds of a run.
+
+    Args:
+        source: a folder, which is given back; else a run by its id or `runs:/<id>`, whose rounds are downloaded.
+        into: an existing folder for them.
+
+    Raises:
+        InputError: neither folder nor run, or a run without rounds.
+        MissingExtra: mlflow is not installed.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    mlflow = _mlflow()
+    run_id = source.removeprefix("runs:/").split("/")[0]
+    client = mlflow.MlflowClient()
+    try:
+        entries = client.list_artifacts(run_id, ROOT)
+    except mlflow.exceptions.MlflowException as error:
+        raise InputError(f"{source!r} is no folder, and no run of {mlflow.get_tracking_uri()}: {error}") from error
+    rounds = [entry.path for entry in entries if entry.is_dir]
+    if not rounds:
+        raise InputError(f"The run {run_id} of {mlflow.get_tracking_uri()} holds no explanations.")
+    for path in rounds:
+        client.download_artifacts(run_id, path, str(into))
+    (first,) = into.rglob(Path(rounds[0]).name)
+    return first.parent
+
+
+def load_logged_model(address: str) -> Any:
+    """The Keras model behind `models:/<name>/<version>`, `models:/<id>` or `runs:/<id>/<name>`.
+
+    Args:
+        address: of a model that was logged with `mlflow.keras` or `mlflow.tensorflow`.
+
+    Raises:
+        InputError: nothing there, or no Keras model.
+        MissingExtra: mlflow is not installed.
+    """
+    mlflow = _mlflow()
+    try:
+        wrapped = mlflow.pyfunc.load_model(address)
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        raise InputError(f"{address} cannot be loaded from {mlflow.get_tracking_uri()}: {error}") from error
+    model = wrapped.get_raw_model()
+    if not hasattr(model, "layers"):
+        raise InputError(f"{address} is a {type(model).__name__}; a Keras model is needed.")
+    return model
+
+
+def keep_with_model(address: str, folder: Path) -> str:
+    """Store a folder with a logged model, beside its files.
+
+    Args:
+        address: of the model.
+        folder: whose files go to `explanations`.
+
+    Returns:
+        The id of the model.
+
+    Raises:
+        InputError: a model that MLflow knows only as files of a run, as before MLflow 3.
+    """
+    mlflow = _mlflow()
+    model_id = mlflow.models.get_model_info(address).model_id
+    if model_id is None:
+        raise InputError(f"{address} has no model id, as models logged before MLflow 3: nothing can be kept with it.")
+    mlflow.MlflowClient().log_model_artifacts(model_id, str(folder), ROOT)
+    return str(model_id)
+
+
+def _mlflow() -> Any:
+    try:
+        import mlflow
+    except ImportError as error:
+        raise MissingExtra("Runs and logged models need mlflow: pip install mlflow") from error
+    return mlflow
