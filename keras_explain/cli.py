@@ -2,15 +2,128 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from keras_explain.errors import ExplainError
 
-@click.group()
+
+class _Group(click.Group):
+    """Says errors and warnings in a line, without the places in the source that they come from."""
+
+    def invoke(self, context: click.Context) -> Any:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: click.echo(f"keras-explain: {message}", err=True)
+            try:
+                return super().invoke(context)
+            except ExplainError as error:
+                raise click.ClickException(str(error)) from error
+
+
+class _List(click.ParamType[tuple[str, ...]]):
+    """Words between commas."""
+
+    name = "a,b,..."
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+class _ClassMap(click.ParamType[dict[int, int]]):
+    """Pairs of data-set class and model output."""
+
+    name = "1:0,3:1,..."
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> dict[int, int]:
+        if isinstance(value, dict):
+            return value
+        try:
+            return {int(label): int(output) for label, output in (pair.split(":") for pair in value.split(","))}
+        except ValueError:
+            self.fail(f"{value!r} is no list of pairs such as 1:0,3:1", parameter, context)
+
+
+_CHANCE_ADVICE = (
+    "Are the classes in the order of the model's outputs (--class-names), and the pixels as in training (--scale)?"
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What tells which images, and how they are made."""
+    options = [
+        click.option(
+            "--part",
+            type=click.Choice(["train", "test"]),
+            default="test",
+            show_default=True,
+            help="Of data that have both.",
+        ),
+        click.option("--task", help="Of the mammography tasks, such as model_2: fixes classes and their names."),
+        click.option(
+            "--class-map", type=_ClassMap(), help="Data-set class to model output; classes left out are not explained."
+        ),
+        click.option(
+            "--class-names",
+            type=_List(),
+            default=(),
+            help="Of the model's outputs, in their order  [default: names of the data, in alphabetical order]",
+        ),
+        click.option(
+            "--scale",
+            type=(float, float),
+            help="What black and white become  [default: 0 255 for a model with a Rescaling layer, else 0 1]",
+        ),
+        click.option(
+            "--window",
+            type=(float, float),
+            help="Values of the file that are black and white, for files that use a part of their range.",
+        ),
+        click.option(
+            "--settings",
+            type=click.Path(exists=True, dir_okay=False),
+            help="settings.json of a round: the images are made as for it.",
+        ),
+        click.option("--architecture", help="For a file of weights alone: resnet50."),
+        click.option("--images-per-class", default=1, show_default=True, help="How many images of each class."),
+        click.option("--candidates", type=int, help="Look at so many images at most  [default: all]"),
+        click.option(
+            "--background", default=50, show_default=True, help="Images that GradientShap takes its expectation over."
+        ),
+        click.option("--seed", default=0, show_default=True, help="Of all that is drawn."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="keras-explain-callbacks")
 def main() -> None:
-    """What did the network look at, and can it be believed?"""
+    """What did the network look at, and can it be believed?
+
+    MODEL is a file of Keras 3 or Keras 2, or an address of MLflow: models:/name/version, models:/id, runs:/id/name.
+    DATA is a folder with a folder of pictures for each class, a CSV with filename and label, an npz with images and
+    labels, a TFRecord file or a folder of mammograms. MLflow is the one of MLFLOW_TRACKING_URI.
+
+    \b
+    keras-explain explain model.keras pictures/ --out explained
+    keras-explain report runs/one --out report.html
+    keras-explain compare old.keras new.keras --data pictures/
+
+    Completion for bash: eval "$(_KERAS_EXPLAIN_COMPLETE=bash_source keras-explain)", likewise zsh_source, fish_source.
+    """
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 @main.command()
@@ -26,22 +139,329 @@ def demo(size: int, epochs: int, images: int, tracking_uri: str) -> None:
 
 
 @main.command()
+@click.argument("model")
+@click.argument("data")
+@_data_options
+@_JSON
+def select(model: str, data: str, as_json: bool, **how: Any) -> None:
+    """Show which images would be explained: of each class those that MODEL gets right with most confidence.
+
+    \b
+    keras-explain select model.keras pictures/ --images-per-class 3
+    keras-explain select models:/resnet/2 table.csv --json
+    """
+    _, samples, _ = _selected(model, data, how)
+    found = [
+        {
+            "id": name,
+            "class": samples.class_name(int(samples.targets[i, 0])),
+            "label": int(samples.labels[i]),
+            "confidence": float(samples.confidence[i]),
+        }
+        for i, name in enumerate(samples.ids)
+    ]
+    missing = [samples.class_name(target) for _, target in samples.missing]
+    if as_json:
+        _print_json({"accuracy": samples.accuracy, "images": found, "classes_without_image": missing})
+        return
+    click.echo(f"accuracy {samples.accuracy:.3f} on the images looked at")
+    for row in found:
+        click.echo(f"{row['class']:<28} {row['confidence']:.4f}  {row['id']}")
+    for name in missing:
+        click.echo(f"{name:<28} no image is predicted correctly")
+
+
+@main.command()
+@click.argument("model")
+@click.argument("data")
+@_data_options
+@click.option(
+    "--methods",
+    type=_List(),
+    default="vanilla,guided,rectified,integrated_gradients,lime,gradient_shap",
+    show_default=True,
+    help="By name.",
+)
+@click.option(
+    "--metrics",
+    type=_List(),
+    help="By name  [default: those that evaluate no model, and randomization of cheap methods]",
+)
+@click.option("--why-not", type=_List(), default=(), help="Methods that explain every other class of the images too.")
+@click.option("--out", type=_FOLDER, default="explained", show_default=True, help="Folder of round/ and report.html.")
+@click.option("--title", help="Of the page  [default: the model]")
+@click.option("--log", is_flag=True, help="Keep the result with the MODEL of MLflow, too.")
+@_JSON
+def explain(
+    model: str,
+    data: str,
+    methods: tuple[str, ...],
+    metrics: tuple[str, ...] | None,
+    why_not: tuple[str, ...],
+    out: Path,
+    title: str | None,
+    log: bool,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Explain the surest images of each class by several methods, measure the maps, and write a page to read.
+
+    \b
+    keras-explain explain model.keras pictures/ --out explained
+    keras-explain explain model.keras data.npz --methods vanilla,integrated_gradients --why-not integrated_gradients
+    keras-explain explain models:/resnet/2 pictures/ --log
+    """
+    from keras_explain.post_training import explain_selected
+    from keras_explain.tracking.runs import is_address, keep_with_model
+
+    if log and not is_address(model):
+        raise click.UsageError("--log keeps the result with a model of MLflow; MODEL is a file.")
+    scorer, samples, settings = _selected(model, data, how)
+    with _bar(len(methods)) as bar:
+        found = explain_selected(
+            scorer,
+            samples,
+            methods,
+            out,
+            metrics=metrics,
+            why_not=why_not,
+            seed=how["seed"],
+            title=title or Path(model).name,
+            settings=settings,
+            advance=bar.advance,
+        )
+    kept = keep_with_model(model, out) if log else None
+    if as_json:
+        _print_json(
+            {
+                "report": str(out / "report.html"),
+                "model_id": kept,
+                "failures": found.failures,
+                "means": _means(found.methods, found.attributions),
+            }
+        )
+    else:
+        _print_means(found.methods, found.attributions)
+        click.echo(f"\nreport {out / 'report.html'}" + (f", and with the model {kept}" if kept else ""))
+    if not found.methods:
+        raise click.ClickException("No method could explain this model: " + "; ".join(found.failures.values()))
+
+
+@main.command()
+@click.argument("model")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--metrics",
+    type=_List(),
+    default="faithfulness",
+    show_default=True,
+    help="By name: completeness, localization, border, agreement, faithfulness, randomization, sensitivity, stability.",
+)
+@click.option("--architecture", help="For a file of weights alone: resnet50.")
+@_JSON
+def evaluate(model: str, folder: Path, metrics: tuple[str, ...], architecture: str | None, as_json: bool) -> None:
+    """Measure the maps of a round by further metrics, and store the numbers with them.
+
+    FOLDER is a round, such as explained/round or explanations/epoch_0004; MODEL must be the one that was explained.
+
+    \b
+    keras-explain evaluate model.keras explained/round --metrics faithfulness,randomization
+    """
+    import keras_explain as kx
+    from keras_explain.engine import identity
+    from keras_explain.post_training import explainer_of
+    from keras_explain.records import save_round
+
+    loaded = _model(model, architecture)
+    samples, attributions, settings = kx.load_round(folder)
+    known = settings.get("model", {}).get("weights")
+    if known not in (None, identity(loaded)["weights"]):
+        raise click.ClickException(f"{model} has other weights than the model that was explained in {folder}.")
+    scorer, measured = kx.Scorer(loaded), []
+    with _bar(len(attributions)) as bar:
+        for i, attribution in enumerate(attributions):
+            bar.advance(attribution.method)
+            others = [other for k, other in enumerate(attributions) if k != i]
+            measured.append(
+                kx.metrics.measure(
+                    scorer, samples, attribution, metrics, explainer=explainer_of(attribution), others=others
+                )
+            )
+    save_round(folder, samples, measured, settings)
+    names = [attribution.method for attribution in measured]
+    if as_json:
+        _print_json(_means(names, measured))
+    else:
+        _print_means(names, measured)
+
+
+@main.command()
+@click.argument("source")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True, help="The page."
+)
+@click.option("--title", default="Explanations", show_default=True, help="Of the page.")
+def report(source: str, out: Path, title: str) -> None:
+    """Write the page of a round, of a training or of an MLflow run: one HTML file, readable without a network.
+
+    SOURCE is a folder, or a run by its id.
+
+    \b
+    keras-explain report runs/one --out report.html
+    keras-explain report 3f2a9c... --title "ResNet50, fold 2"
+    """
+    from keras_explain.report import write_report
+    from keras_explain.tracking.runs import rounds_of
+
+    with tempfile.TemporaryDirectory() as folder:
+        click.echo(write_report(rounds_of(source, Path(folder)), out, title))
+
+
+@main.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("--data", help="FIRST and SECOND are models: explain these images by both.")
+@click.option(
+    "--methods", type=_List(), default="vanilla,integrated_gradients", show_default=True, help="By name, with --data."
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="comparison.html",
+    show_default=True,
+    help="The page.",
+)
+@_data_options
+@_JSON
+def compare(
+    first: str, second: str, data: str | None, methods: tuple[str, ...], out: Path, as_json: bool, **how: Any
+) -> None:
+    """Lay the maps of two runs or of two models side by side, on the images that both explain.
+
+    FIRST and SECOND are folders or MLflow runs, of which the last rounds are taken; with --data they are models, and
+    the surest images of the first are explained by both.
+
+    \b
+    keras-explain compare runs/one runs/two
+    keras-explain compare old.keras new.keras --data pictures/
+    """
+    import keras_explain as kx
+    from keras_explain.comparison import compare as write
+    from keras_explain.report import rounds_in
+    from keras_explain.tracking.runs import rounds_of
+
+    if data is None:
+        with tempfile.TemporaryDirectory() as folder:
+            places = [Path(folder) / side for side in ("first", "second")]
+            for place in places:
+                place.mkdir()
+            rounds = [
+                rounds_in(rounds_of(name, place))[-1] for name, place in zip((first, second), places, strict=True)
+            ]
+            agreement = write(kx.load_round(rounds[0]), kx.load_round(rounds[1]), out, (first, second))
+    else:
+        one, samples, settings = _selected(first, data, how)
+        other = kx.Scorer(_model(second, how["architecture"]))
+        if not len(samples):
+            raise click.ClickException("There is no image to explain: the first model predicts none correctly.")
+        found = [[kx.explain(scorer, samples, method) for method in methods] for scorer in (one, other)]
+        agreement = write((samples, found[0], settings), (samples, found[1], settings), out, (first, second))
+    if as_json:
+        _print_json({"page": str(out), "rank_agreement": agreement})
+        return
+    for title, images in agreement.items():
+        finite = [rho for rho in images.values() if math.isfinite(rho)]
+        mean = f"{sum(finite) / len(finite):.3f}" if finite else "-"
+        click.echo(f"{title:<34} mean rank agreement {mean} over {len(images)} images")
+    click.echo(f"\npage {out}")
+
+
+@main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--percentile", default=99.5, show_default=True, help="Of the absolute map, at which colours are cut.")
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the new pictures  [default: FOLDER]"
-)
+@click.option("--out", type=_FOLDER, help="Folder of the new pictures  [default: FOLDER]")
 def redraw(folder: Path, percentile: float, out: Path | None) -> None:
     """Draw the pictures of a logged round again from its arrays, for example FOLDER = explanations/epoch_0004."""
     from keras_explain.engine import draw_round
-    from keras_explain.errors import ExplainError
     from keras_explain.records import load_round
 
-    try:
-        samples, attributions, settings = load_round(folder)
-    except ExplainError as error:
-        raise click.ClickException(str(error)) from error
+    samples, attributions, settings = load_round(folder)
     target = out or folder
     target.mkdir(parents=True, exist_ok=True)
     for path in draw_round(target, samples, attributions, settings, percentile):
         click.echo(path)
+
+
+def _model(text: str, architecture: str | None) -> Any:
+    from keras_explain.model_files import load_model
+    from keras_explain.tracking.runs import is_address, load_logged_model
+
+    return load_logged_model(text) if is_address(text) else load_model(text, architecture=architecture)
+
+
+def _selected(model: str, data: str, how: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """A scorer of the model, the images to explain, and how they were made."""
+    import keras_explain as kx
+    from keras_explain.datasets.own import open_data
+    from keras_explain.datasets.preprocessing import Preprocessing
+    from keras_explain.selection import rescales
+
+    loaded = _model(model, how["architecture"])
+    opened = open_data(
+        data,
+        loaded,
+        part=how["part"],
+        task=how["task"],
+        class_names=how["class_names"],
+        class_map=how["class_map"],
+        preprocessing=Preprocessing.from_settings(how["settings"]) if how["settings"] else None,
+        scale=how["scale"] or ((0.0, 255.0) if rescales(loaded) else (0.0, 1.0)),
+        window=how["window"],
+    )
+    scorer, names = kx.Scorer(loaded), opened.class_names
+    chosen = {name: how[name] for name in ("images_per_class", "candidates", "background", "seed")}
+    # A stream has sent classes to outputs already.
+    class_map = how["class_map"] if opened.preprocessing is None else None
+    samples = kx.select(scorer, opened.data, class_names=names, class_map=class_map, **chosen)
+    if not len(samples) or samples.accuracy < 1 / scorer.head(samples.images).classes:
+        words = f"The model gets {samples.accuracy:.1%} of these images right, less than by chance."
+        click.echo(f"keras-explain: {words} {_CHANCE_ADVICE}", err=True)
+    settings = {"data": data, "file": model, **chosen}
+    if opened.preprocessing is not None:
+        settings["preprocessing"] = opened.preprocessing.as_settings()
+    return scorer, samples, settings
+
+
+def _means(names: Any, attributions: Any) -> dict[str, dict[str, float | None]]:
+    from keras_explain.metrics import means
+
+    return {
+        name: {measure: mean if math.isfinite(mean) else None for measure, mean in means(attribution).items()}
+        for name, attribution in zip(names, attributions, strict=True)
+    }
+
+
+def _print_means(names: Any, attributions: Any) -> None:
+    for name, measures in _means(names, attributions).items():
+        told = ", ".join(
+            f"{measure.replace('_', ' ')} {mean:.3g}" for measure, mean in measures.items() if mean is not None
+        )
+        click.echo(f"{name}: {told}")
+
+
+def _print_json(found: Any) -> None:
+    click.echo(json.dumps(found, indent=1))
+
+
+def _bar(total: int) -> Any:
+    """A line with the time that is left, on a terminal only."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no watching thread
+
+        def advance(self, name: str) -> None:
+            self.set_description(name)
+            self.update()
+
+    return Bar(total=total, leave=False, disable=None, unit="method", file=sys.stderr)

@@ -1,0 +1,350 @@
+"""The command as a user types it: real model files and data, its words, numbers and exit codes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import keras_explain as kx
+from keras_explain.cli import main
+from keras_explain.datasets.own import open_data, pixels
+from keras_explain.datasets.preprocessing import Preprocessing
+from tests.conftest import small_cnn
+
+NAMES = ("zebra", "cat", "ant")  # in the order of the model's outputs, which is not the alphabet's
+X = np.random.default_rng(0).integers(0, 256, (12, 8, 8), "uint8")
+SCALED = X[..., None].astype("float32") / 255
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a model that is right about every image, and the images in every form."""
+    folder = tmp_path_factory.mktemp("cli")
+    model = small_cnn(seed=5)
+    model.save(folder / "model.keras")
+    labels = model.predict(SCALED, verbose=0).argmax(axis=1)
+    assert len(set(labels)) >= 2
+    for name in NAMES:
+        (folder / "pictures" / name).mkdir(parents=True)
+    rows = []
+    for i, (image, label) in enumerate(zip(X, labels, strict=True)):
+        file = folder / "pictures" / NAMES[label] / f"{i}.png"
+        Image.fromarray(image).save(file)
+        rows.append({"filename": f"pictures/{NAMES[label]}/{i}.png", "label": NAMES[label], "number": label})
+    Image.fromarray(X[0]).save(folder / "pictures" / NAMES[0] / "more.png")  # so that no folder is empty
+    Image.fromarray(X[0]).save(folder / "pictures" / NAMES[1] / "more.png")
+    Image.fromarray(X[0]).save(folder / "pictures" / NAMES[2] / "more.png")
+    for name, column in (("words.csv", "label"), ("numbers.csv", "number")):
+        with (folder / name).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["filename", "label"])
+            writer.writerows([row["filename"], row[column]] for row in rows)
+    np.savez(folder / "scaled.npz", images=SCALED, labels=labels)
+    np.savez(folder / "raw.npz", test_images=X, test_labels=labels[:, None])
+    np.savez(folder / "one_hot.npz", x=SCALED, y=np.eye(3)[labels])
+    return folder
+
+
+def run(*arguments, code=0):
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == code, done.output + repr(done.exception)
+    return done
+
+
+@pytest.fixture
+def expected(place):
+    model = keras.models.load_model(place / "model.keras")
+    labels = model.predict(SCALED, verbose=0).argmax(axis=1)
+    return model, labels, kx.select(model, (SCALED, labels), class_names=NAMES)
+
+
+@pytest.mark.parametrize("data", ["words.csv", "numbers.csv", "scaled.npz", "raw.npz", "one_hot.npz"])
+def test_the_same_images_are_selected_from_every_form(place, expected, data):
+    _, _, samples = expected
+    done = run("select", place / "model.keras", place / data, "--class-names", ",".join(NAMES), "--json")
+    found = json.loads(done.stdout)
+    assert found["accuracy"] == 1
+    assert [row["class"] for row in found["images"]] == [samples.class_name(t) for t in samples.targets[:, 0]]
+    np.testing.assert_allclose([row["confidence"] for row in found["images"]], samples.confidence, rtol=1e-5)
+    names = [row["id"].split("/")[-1].removesuffix(".png") for row in found["images"]]
+    assert names == list(samples.ids)
+
+
+def test_folders_are_classes_in_the_order_that_is_told(place, expected):
+    _, _, samples = expected
+    named = run("select", place / "model.keras", place / "pictures", "--class-names", "zebra,cat,ant")
+    for i, name in enumerate(samples.ids):
+        assert f"{samples.class_name(samples.targets[i, 0]):<28} {samples.confidence[i]:.4f}" in named.stdout
+        assert name in named.stdout
+    plain = run("select", place / "model.keras", place / "pictures", "--images-per-class", "2")
+    assert "less than by chance. Are the classes in the order" in plain.stderr
+    wrong = run("select", place / "model.keras", place / "pictures", "--class-names", "zebra,cat", code=1)
+    assert "has the class 'ant'; class_names are zebra, cat." in wrong.stderr
+
+
+def test_options_of_the_selection_change_it(place):
+    both = json.loads(
+        run("select", place / "model.keras", place / "scaled.npz", "--images-per-class", "2", "--json").stdout
+    )
+    one = json.loads(run("select", place / "model.keras", place / "scaled.npz", "--json").stdout)
+    assert len(both["images"]) > len(one["images"])
+    few = json.loads(run("select", place / "model.keras", place / "scaled.npz", "--candidates", "2", "--json").stdout)
+    assert len(few["images"]) < len(one["images"])
+    left = one["images"][0]["label"]
+    mapped = run("select", place / "model.keras", place / "scaled.npz", "--class-map", f"{left}:{left}", "--json")
+    assert {row["label"] for row in json.loads(mapped.stdout)["images"]} == {left}
+    doubled = json.loads(
+        run(
+            "select",
+            place / "model.keras",
+            place / "words.csv",
+            "--scale",
+            "0",
+            "0.5",
+            "--class-names",
+            ",".join(NAMES),
+            "--json",
+        ).stdout
+    )
+    assert doubled["images"][0]["confidence"] != one["images"][0]["confidence"]
+    cut = json.loads(
+        run(
+            "select",
+            place / "model.keras",
+            place / "words.csv",
+            "--window",
+            "0",
+            "128",
+            "--class-names",
+            ",".join(NAMES),
+            "--json",
+        ).stdout
+    )
+    assert cut["images"][0]["confidence"] != one["images"][0]["confidence"]
+
+
+def test_explain_measure_report_and_redraw(place, expected, tmp_path):
+    model, _, samples = expected
+    out = tmp_path / "explained"
+    options = [
+        "--methods",
+        "vanilla,integrated_gradients",
+        "--why-not",
+        "vanilla",
+        "--class-names",
+        ",".join(NAMES),
+        "--out",
+        out,
+    ]
+    done = json.loads(run("explain", place / "model.keras", place / "scaled.npz", *options, "--json").stdout)
+    found, attributions, settings = kx.load_round(out / "round")
+    gradients = kx.explain(model, samples, "integrated_gradients")
+    np.testing.assert_allclose(attributions[1].values, gradients.values, atol=1e-5)
+    assert len(attributions[0]) == 3 * len(found)
+    assert done["means"]["integrated_gradients"]["relative_completeness_error"] == pytest.approx(
+        gradients.relative_completeness_error.mean(), rel=1e-3
+    )
+    assert settings["file"].endswith("model.keras")
+    assert 'id="data"' in (out / "report.html").read_text("utf-8")
+    measured = json.loads(
+        run("evaluate", place / "model.keras", out / "round", "--metrics", "faithfulness", "--json").stdout
+    )
+    own = kx.metrics.evaluate(model, found, kx.load_round(out / "round")[1][1], metrics=["faithfulness"])
+    assert measured["integrated_gradients"]["deletion"] == pytest.approx(own["deletion"])
+    assert "deletion" in kx.load_round(out / "round")[1][1].measures  # stored with the maps
+    page = tmp_path / "other.html"
+    assert run("report", out / "round", "--out", page, "--title", "Mine").stdout.strip() == str(page)
+    assert "<title>Mine</title>" in page.read_text("utf-8")
+    drawn = run("redraw", out / "round", "--out", tmp_path / "again").stdout.split()
+    assert drawn
+    other = tmp_path / "other.keras"
+    small_cnn(seed=6).save(other)
+    assert "has other weights than the model that was explained" in run("evaluate", other, out / "round", code=1).stderr
+
+
+def test_pictures_are_made_as_for_an_earlier_round(place, tmp_path):
+    out = tmp_path / "explained"
+    run(
+        "explain",
+        place / "model.keras",
+        place / "words.csv",
+        "--scale",
+        "0",
+        "0.5",
+        "--class-names",
+        ",".join(NAMES),
+        "--methods",
+        "vanilla",
+        "--out",
+        out,
+    )
+    settings = out / "round" / "settings.json"
+    assert Preprocessing.from_settings(settings).scale == (0.0, 0.5)
+    same = run(
+        "select",
+        place / "model.keras",
+        place / "words.csv",
+        "--settings",
+        settings,
+        "--class-names",
+        ",".join(NAMES),
+        "--json",
+    )
+    rows = json.loads(same.stdout)["images"]
+    stored = kx.load_round(out / "round")[0]
+    np.testing.assert_allclose([row["confidence"] for row in rows], stored.confidence)
+
+
+def test_two_models_and_two_runs_are_compared(place, tmp_path):
+    other = small_cnn(seed=5)
+    kernel = other.layers[-1].kernel
+    kernel.assign(-1 * keras.ops.convert_to_numpy(kernel))
+    other.save(tmp_path / "other.keras")
+    page = tmp_path / "c.html"
+    options = ["--data", place / "scaled.npz", "--methods", "vanilla", "--out", page, "--json"]
+    found = json.loads(run("compare", place / "model.keras", tmp_path / "other.keras", *options).stdout)
+    assert page.is_file()
+    assert all(rho < 0 for rho in found["rank_agreement"]["Gradient"].values())  # the logits have changed their sign
+    same = json.loads(run("compare", place / "model.keras", place / "model.keras", *options).stdout)
+    assert all(rho == pytest.approx(1) for rho in same["rank_agreement"]["Gradient"].values())
+    for name in ("one", "two"):
+        run("explain", place / "model.keras", place / "scaled.npz", "--methods", "vanilla", "--out", tmp_path / name)
+    done = run("compare", tmp_path / "one" / "round", tmp_path / "two" / "round", "--out", page)
+    assert "mean rank agreement 1.000" in done.stdout
+
+
+def test_models_and_runs_of_mlflow(place, expected, mlflow_server, tmp_path, monkeypatch):
+    model, _, _ = expected
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(mlflow_server)
+    try:
+        with mlflow.start_run():
+            info = mlflow.keras.log_model(model, name="small", registered_model_name="cli", pip_requirements=[])
+        options = ["--methods", "vanilla", "--out", tmp_path / "e"]
+        done = run("explain", "models:/cli/1", place / "scaled.npz", *options, "--log")
+        assert f"and with the model {info.model_id}" in done.stdout
+        kept = mlflow.MlflowClient().list_logged_model_artifacts(info.model_id, "explanations")
+        assert "explanations/report.html" in [file.path for file in kept]
+        tracker = kx.MlflowTracker()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        data = (SCALED, np.arange(12) % 3)
+        callback = kx.callbacks.ExplanationCallback(data, ["vanilla"], tracker=tracker, on_error="raise")
+        model.fit(*data, epochs=1, verbose=0, callbacks=[callback])
+        run("report", tracker.run_id, "--out", tmp_path / "run.html")
+        assert "epoch 1" in (tmp_path / "run.html").read_text("utf-8")
+        assert "is no folder, and no run of" in run("report", "nothing", code=1).stderr
+        assert "is a file" in run("explain", place / "model.keras", place / "scaled.npz", "--log", code=2).stderr
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["select", "model.keras", "nothing"], 1, "nothing is no folder and no .csv, .npz or .tfrecords file."),
+        (["select", "absent.keras", "scaled.npz"], 1, "absent.keras"),
+        (["select", "model.keras", "scaled.npz", "--class-map", "1-2"], 2, "is no list of pairs such as 1:0,3:1"),
+        (["explain", "model.keras", "scaled.npz", "--methods", "gradcam2"], 1, "There is no method 'gradcam2'"),
+        (["explain", "model.keras", "scaled.npz", "--metrics", "fidelity"], 1, "There is no metric 'fidelity'"),
+        (["evaluate", "model.keras", "pictures"], 1, "holds no settings.json"),
+        (["report", "pictures"], 1, "holds no round"),
+        (["nothing"], 2, "No such command"),
+    ],
+)
+def test_errors_are_a_line_and_an_exit_code(place, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(place)
+    done = run(*arguments, code=code)
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_every_command_has_help_with_an_example():
+    assert set(main.commands) == {"demo", "select", "explain", "evaluate", "report", "compare", "redraw"}
+    for name in main.commands:
+        text = run(name, "--help").stdout
+        assert "keras-explain " in text or "for example" in text or name == "demo"
+
+
+def test_the_command_is_silent_off_a_terminal_and_completes(place, tmp_path):
+    command = [sys.executable, "-c", "from keras_explain.cli import main; main(prog_name='keras-explain')"]
+    explain = [
+        "explain",
+        place / "model.keras",
+        place / "scaled.npz",
+        "--methods",
+        "vanilla",
+        "--out",
+        tmp_path,
+        "--json",
+    ]
+    done = subprocess.run([*command, *map(str, explain)], capture_output=True, text=True, check=True)
+    json.loads(done.stdout)
+    assert "method/s" not in done.stderr
+    environment = {
+        **os.environ,
+        "_KERAS_EXPLAIN_COMPLETE": "bash_complete",
+        "COMP_WORDS": "keras-explain ",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert {"plain,explain", "plain,compare"} <= set(done.stdout.split())
+
+
+# --- the data behind it ------------------------------------------------------------------------------------------
+
+
+def test_colours_and_depths_of_files(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (6, 5, 3), "uint8")
+    Image.fromarray(colours).save(tmp_path / "colours.png")
+    np.testing.assert_array_equal(pixels(tmp_path / "colours.png"), colours)
+    deep = np.arange(30, dtype="uint16").reshape(6, 5) * 1000
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(pixels(tmp_path / "deep.png"), deep)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "colours.png").read_bytes()[:60])
+    with pytest.raises(kx.InputError, match=r"broken.png is no picture that can be read"):
+        pixels(tmp_path / "broken.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "name,label\nx,1\n", "needs a column named filename, file, path, image or id; it has"),
+        ("b.csv", "filename,kind\nx,1\n", "needs a column named label, class or y"),
+        ("c.npz", {"pictures": X}, "needs images and labels, or x and y; it has pictures"),
+        ("d.npz", {"images": X, "labels": np.arange(3)}, "has 12 images and 3 labels"),
+        ("e.npz", b"nothing", "is no npz that can be read"),
+        ("f.npz", {"images": np.array([{}], object), "labels": np.zeros(1)}, "is no npz that can be read"),
+    ],
+)
+def test_files_that_cannot_be_read_say_why(tmp_path, name, content, message):
+    file = tmp_path / name
+    if isinstance(content, dict):
+        np.savez(file, **content)
+    else:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(kx.InputError, match=message):
+        open_data(file, small_cnn())
+
+
+def test_a_model_of_other_images_is_refused(place):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+    with pytest.raises(kx.InputError, match=r"takes \(None, 4\); pictures need a model of fixed"):
+        open_data(place / "words.csv", model)
+
+
+def test_tasks_and_mammograms_are_known_by_name(tmp_path):
+    from keras_explain.datasets import ddsm
+
+    tiles = np.random.default_rng(0).integers(0, 256, (10, 299, 299), "uint8")
+    ddsm.write_pictures(tmp_path / "images", tmp_path / "test_df_model_4.csv", tiles, [1, 3] * 5, "model_4")
+    opened = open_data(tmp_path, small_cnn(classes=2), task="model_4")
+    assert opened.class_names == ddsm.task("model_4").class_names
+    assert sorted(set(opened.data.labels.tolist())) == [0, 1]
