@@ -14,7 +14,7 @@ CORE := tests/test_backends.py tests/test_explainers.py tests/test_outputs.py te
 	tests/test_callback.py::test_layers_that_draw_and_count_at_inference_are_put_back \
 	tests/test_callback.py::test_what_a_round_keeps tests/test_callback.py::test_later_rounds_compile_nothing_new
 
-.PHONY: install backends demo check test test-core test-all bench clean
+.PHONY: install backends demo check test test-core test-all docs screenshots bench clean
 
 install: .venv/installed
 
@@ -49,6 +49,13 @@ test-all: backends
 	KERAS_BACKEND=jax $(PYTEST)
 	KERAS_BACKEND=torch $(PYTEST)
 
+# Into site/; and the pictures in it anew, which takes minutes and Debian's chromium.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+screenshots: install
+	$(BIN)/python docs/screenshots.py
+
 # Peers whose pins ask for an older TensorFlow.
 .peers/installed:
 	$(PYTHON) -m venv .peers
@@ -62,4 +69,4 @@ bench: install .peers/installed
 	$(BIN)/python -m benchmarks.overhead
 
 clean:
-	rm -rf .venv .peers build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .peers build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -11,8 +11,10 @@ TENSORFLOW = ["tensorflow>=2.21"]
 JAX = ["jax>=0.10.2"]
 TORCH = ["torch>=2.13"]
 DICOM = ["pydicom>=3.0"]
+DOCS = ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"]
 TEST = [
     *DICOM,
+    *DOCS,
     "axe-playwright-python>=0.1.8",
     "build>=1.3",
     "playwright>=1.60",
@@ -56,6 +58,7 @@ setup(
         "torch": TORCH,
         "dicom": DICOM,
         "gpu": ["tensorflow[and-cuda]>=2.21"],
+        "docs": DOCS,
         "test": TEST,
         "backends": [*JAX, *TORCH, "captum>=0.9"],
         "dev": [*TEST, "mypy>=2.0", "ruff>=0.15"],

@@ -216,7 +216,7 @@ def blocks(path):
     return re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.S)
 
 
-DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS)
@@ -226,6 +226,19 @@ def test_written_examples_run(path, tmp_path):
     if code:
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_documentation_is_built_without_a_broken_link(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    reference = (tmp_path / "site" / "reference" / "explainers" / "index.html").read_text("utf-8")
+    assert "Sundararajan" in reference  # docstrings are on the page
+    named = {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} - {"index"}
+    listed = (ROOT / "docs" / "methods" / "index.md").read_text("utf-8")
+    assert all(f"`{method}`" in listed for method in kx.explainers.METHODS)
+    assert all(f"({name}.md)" in listed for name in named)
 
 
 def test_the_built_wheel_works_in_an_empty_environment(tmp_path):

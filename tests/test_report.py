@@ -156,7 +156,7 @@ def test_every_pixel_is_the_image_and_the_map_over_it(browser, tmp_path):
     limit = np.percentile(np.abs(5 * RAMP), 99.5)
     first, map_ = ".sample th canvas", ".sample td canvas"
     np.testing.assert_array_equal(at_own_size(drawn(page, first))[..., 0], grey)
-    assert np.abs(at_own_size(drawn(page, map_)) - blended(5 * RAMP[0, ..., 0], limit, grey, 0.8)).max() <= 2
+    assert np.abs(at_own_size(drawn(page, map_)) - blended(5 * RAMP[0, ..., 0], limit, grey, 0.6)).max() <= 2
     page.locator("#opacity").fill("0.25")
     settled(page)
     assert np.abs(at_own_size(drawn(page, map_)) - blended(5 * RAMP[0, ..., 0], limit, grey, 0.25)).max() <= 2
@@ -232,7 +232,7 @@ def test_epochs_scroll_play_and_share_a_scale(browser, tmp_path):
     settled(page)
     grey = np.rint(255 * samples_of().images[0, ..., 0])
     assert (
-        np.abs(at_own_size(drawn(page, ".sample td canvas")) - blended(5 * RAMP[0, ..., 0], 2 * own, grey, 0.8)).max()
+        np.abs(at_own_size(drawn(page, ".sample td canvas")) - blended(5 * RAMP[0, ..., 0], 2 * own, grey, 0.6)).max()
         <= 2
     )
     page.locator("#round").fill("0")
@@ -266,7 +266,7 @@ def test_two_epochs_beside_each_other(browser, tmp_path):
         (pixels[1], RAMP, limits[1]),
         (pixels[2], 4 * RAMP, limits[0]),
     ):
-        assert np.abs(shown - blended(values[0, ..., 0], limit, grey, 0.8)).max() <= 4
+        assert np.abs(shown - blended(values[0, ..., 0], limit, grey, 0.6)).max() <= 4
     assert "first minus second" in page.locator(".sample td").first.inner_text()
     page.select_option("#beside", "")
     assert page.locator(".sample td").first.locator("canvas").count() == 1
@@ -308,14 +308,14 @@ def test_one_map_opens_with_its_parts_and_every_class(browser, tmp_path):
     limit = np.percentile(np.abs(RAMP), 99.5)
     for n, part in ((1, RAMP), (2, np.maximum(RAMP, 0)), (3, np.minimum(RAMP, 0))):
         shown = at_own_size(drawn(page, "#detail canvas", n))
-        assert np.abs(shown - blended(part[0, ..., 0], limit, grey, 0.8)).max() <= 2
+        assert np.abs(shown - blended(part[0, ..., 0], limit, grey, 0.6)).max() <= 2
     texts = detail.locator("figcaption").all_inner_texts()
     assert [text.split("\n")[0] for text in texts[4:]] == ["why mass?", "why not normal?", "why not calcification?"]
     assert "score −2, Δ −3, Σ +0" in texts[5].replace("Σ −0", "Σ +0")
     common = 3 * limit
     for n, scale in ((4, 1), (5, -2), (6, 3)):
         shown = at_own_size(drawn(page, "#detail canvas", n))
-        assert np.abs(shown - blended(scale * RAMP[0, ..., 0], common, grey, 0.8)).max() <= 2
+        assert np.abs(shown - blended(scale * RAMP[0, ..., 0], common, grey, 0.6)).max() <= 2
     small = drawn(page, "#detail canvas").shape[0]
     page.select_option("#zoom", "1")
     settled(page)
@@ -377,7 +377,7 @@ def test_each_slice_of_a_volume_is_seen_alone(browser, tmp_path):
     settled(page)
     pixels = at_own_size(drawn(page, ".sample td canvas"), 12)
     np.testing.assert_array_equal(pixels[6:], np.full((6, 12, 3), 85))
-    assert np.abs(pixels[:6] - (85 + 0.8 * (FOR - 85))).max() <= 1
+    assert np.abs(pixels[:6] - (85 + 0.6 * (FOR - 85))).max() <= 1
     slider.fill("1")
     settled(page)
     assert (at_own_size(drawn(page, ".sample td canvas"), 12) == 170).all()
@@ -525,7 +525,7 @@ def test_two_rounds_are_laid_side_by_side(browser, tmp_path):
     limit = np.percentile(np.abs(RAMP), 99.5)
     for n, scale in ((0, 1), (1, -1), (2, 2)):
         shown = at_own_size(drawn(page, ".sample:nth-of-type(1) td canvas", n))
-        assert np.abs(shown - blended(scale * RAMP[0, ..., 0], limit, grey, 0.8)).max() <= 4
+        assert np.abs(shown - blended(scale * RAMP[0, ..., 0], limit, grey, 0.6)).max() <= 4
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     with pytest.raises(kx.InputError, match="old and new explain no image in common"):

@@ -7,7 +7,7 @@ const LINES = ["#56b4e9", "#e69f00", "#009e73", "#f0e442", "#cc79a7", "#d55e00",
 const DASHES = ["", "6 2", "2 2", "8 2 2 2"];
 const MOST_DECODED = 400, SMOOTHED = 60, STRONGEST = 0.05, PLAYED = 800, DRAWN = 256;
 const compared = Object.keys(data.agreement).length > 0;
-const state = { round: rounds.length - 1, beside: null, mode: "overlay", opacity: 0.8, sign: 0, shared: false, roi: true,
+const state = { round: rounds.length - 1, beside: null, mode: "overlay", opacity: 0.6, sign: 0, shared: false, roi: true,
   slice: new Map(), channel: new Map() };
 
 // --- small helpers -----------------------------------------------------------------------------------------------

@@ -39,10 +39,8 @@ def rounds_of(source: str, into: Path) -> Path:
     rounds = [entry.path for entry in entries if entry.is_dir]
     if not rounds:
         raise InputError(f"The run {run_id} of {mlflow.get_tracking_uri()} holds no explanations.")
-    for path in rounds:
-        client.download_artifacts(run_id, path, str(into))
-    (first,) = into.rglob(Path(rounds[0]).name)
-    return first.parent
+    places = [Path(client.download_artifacts(run_id, path, str(into))) for path in rounds]
+    return places[0].parent
 
 
 def load_logged_model(address: str) -> Any:
