@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import click
 
 from keras_explain.errors import ExplainError
+from keras_explain.explainers import METHODS
+from keras_explain.metrics import METRICS
+from keras_explain.verdicts import GUESSING
 
 
 class _Group(click.Group):
@@ -36,6 +40,20 @@ class _List(click.ParamType[tuple[str, ...]]):
 
     def convert(self, value: Any, parameter: Any, context: Any) -> tuple[str, ...]:
         return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+class _Names(_List):
+    """Some of the names that are known."""
+
+    def __init__(self, known: Collection[str]):
+        self.known = known
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> tuple[str, ...]:
+        names = super().convert(value, parameter, context)
+        for name in names:
+            if name not in self.known:
+                self.fail(f"there is no {name!r}; known are {', '.join(self.known)}", parameter, context)
+        return names
 
 
 class _ClassMap(click.ParamType[dict[int, int]]):
@@ -95,8 +113,14 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="settings.json of a round: the images are made as for it.",
         ),
         click.option("--architecture", help="For a file of weights alone: resnet50."),
-        click.option("--images-per-class", default=1, show_default=True, help="How many images of each class."),
-        click.option("--candidates", type=int, help="Look at so many images at most  [default: all]"),
+        click.option(
+            "--images-per-class",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="How many images of each class.",
+        ),
+        click.option("--candidates", type=click.IntRange(1), help="Look at so many images at most  [default: all]"),
         click.option(
             "--background", default=50, show_default=True, help="Images that GradientShap takes its expectation over."
         ),
@@ -177,17 +201,19 @@ def select(model: str, data: str, as_json: bool, **how: Any) -> None:
 @_data_options
 @click.option(
     "--methods",
-    type=_List(),
+    type=_Names(METHODS),
     default="vanilla,guided,rectified,integrated_gradients,lime,gradient_shap",
     show_default=True,
     help="By name.",
 )
 @click.option(
     "--metrics",
-    type=_List(),
+    type=_Names(METRICS),
     help="By name  [default: those that evaluate no model, and randomization of cheap methods]",
 )
-@click.option("--why-not", type=_List(), default=(), help="Methods that explain every other class of the images too.")
+@click.option(
+    "--why-not", type=_Names(METHODS), default=(), help="Methods that explain every other class of the images too."
+)
 @click.option("--out", type=_FOLDER, default="explained", show_default=True, help="Folder of round/ and report.html.")
 @click.option("--title", help="Of the page  [default: the model]")
 @click.option("--log", is_flag=True, help="Keep the result with the MODEL of MLflow, too.")
@@ -252,7 +278,7 @@ def explain(
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--metrics",
-    type=_List(),
+    type=_Names(METRICS),
     default="faithfulness",
     show_default=True,
     help="By name: completeness, localization, border, agreement, faithfulness, randomization, sensitivity, stability.",
@@ -262,7 +288,8 @@ def explain(
 def evaluate(model: str, folder: Path, metrics: tuple[str, ...], architecture: str | None, as_json: bool) -> None:
     """Measure the maps of a round by further metrics, and store the numbers with them.
 
-    FOLDER is a round, such as explained/round or explanations/epoch_0004; MODEL must be the one that was explained.
+    FOLDER is a round, or that of a training, whose last one is taken; MODEL must be the one that was explained. The
+    page beside a round that `explain` has made is written again.
 
     \b
     keras-explain evaluate model.keras explained/round --metrics faithfulness,randomization
@@ -271,12 +298,13 @@ def evaluate(model: str, folder: Path, metrics: tuple[str, ...], architecture: s
     from keras_explain.engine import identity
     from keras_explain.post_training import explainer_of
     from keras_explain.records import save_round
+    from keras_explain.report import rounds_in, write_report
 
-    loaded = _model(model, architecture)
-    samples, attributions, settings = kx.load_round(folder)
+    loaded, place = _model(model, architecture), rounds_in(folder)[-1]
+    samples, attributions, settings = kx.load_round(place)
     known = settings.get("model", {}).get("weights")
     if known not in (None, identity(loaded)["weights"]):
-        raise click.ClickException(f"{model} has other weights than the model that was explained in {folder}.")
+        raise click.ClickException(f"{model} has other weights than the model that was explained in {place}.")
     scorer, measured = kx.Scorer(loaded), []
     with _bar(len(attributions)) as bar:
         for i, attribution in enumerate(attributions):
@@ -287,7 +315,10 @@ def evaluate(model: str, folder: Path, metrics: tuple[str, ...], architecture: s
                     scorer, samples, attribution, metrics, explainer=explainer_of(attribution), others=others
                 )
             )
-    save_round(folder, samples, measured, settings)
+    save_round(place, samples, measured, settings)
+    page = place.parent / "report.html"
+    if place.name == "round" and page.is_file():  # that of `explain`
+        write_report(place, page, settings.get("title", page.stem))
     names = [attribution.method for attribution in measured]
     if as_json:
         _print_json(_means(names, measured))
@@ -322,7 +353,11 @@ def report(source: str, out: Path, title: str) -> None:
 @click.argument("second")
 @click.option("--data", help="FIRST and SECOND are models: explain these images by both.")
 @click.option(
-    "--methods", type=_List(), default="vanilla,integrated_gradients", show_default=True, help="By name, with --data."
+    "--methods",
+    type=_Names(METHODS),
+    default="vanilla,integrated_gradients",
+    show_default=True,
+    help="By name, with --data.",
 )
 @click.option(
     "--out",
@@ -361,11 +396,14 @@ def compare(
             agreement = write(kx.load_round(rounds[0]), kx.load_round(rounds[1]), out, (first, second))
     else:
         one, samples, settings = _selected(first, data, how)
-        other = kx.Scorer(_model(second, how["architecture"]))
         if not len(samples):
             raise click.ClickException("There is no image to explain: the first model predicts none correctly.")
-        found = [[kx.explain(scorer, samples, method) for method in methods] for scorer in (one, other)]
-        agreement = write((samples, found[0], settings), (samples, found[1], settings), out, (first, second))
+        other, same, others_settings = _selected(second, data, how, like=samples)
+        explained = [
+            (shown, [kx.explain(scorer, shown, method) for method in methods], about)
+            for scorer, shown, about in ((one, samples, settings), (other, same, others_settings))
+        ]
+        agreement = write(explained[0], explained[1], out, (first, second))
     if as_json:
         _print_json({"page": str(out), "rank_agreement": agreement})
         return
@@ -381,15 +419,21 @@ def compare(
 @click.option("--percentile", default=99.5, show_default=True, help="Of the absolute map, at which colours are cut.")
 @click.option("--out", type=_FOLDER, help="Folder of the new pictures  [default: FOLDER]")
 def redraw(folder: Path, percentile: float, out: Path | None) -> None:
-    """Draw the pictures of a logged round again from its arrays, for example FOLDER = explanations/epoch_0004."""
+    """Draw the pictures of a logged round, or of all rounds of a training, again from their arrays.
+
+    \b
+    keras-explain redraw explanations/epoch_0004 --percentile 99.9 --out again
+    """
     from keras_explain.engine import draw_round
     from keras_explain.records import load_round
+    from keras_explain.report import rounds_in
 
-    samples, attributions, settings = load_round(folder)
-    target = out or folder
-    target.mkdir(parents=True, exist_ok=True)
-    for path in draw_round(target, samples, attributions, settings, percentile):
-        click.echo(path)
+    places = rounds_in(folder)
+    for place in places:
+        target = place if out is None else out / place.name if len(places) > 1 else out
+        target.mkdir(parents=True, exist_ok=True)
+        for path in draw_round(target, *load_round(place), percentile):
+            click.echo(path)
 
 
 def _model(text: str, architecture: str | None) -> Any:
@@ -399,8 +443,8 @@ def _model(text: str, architecture: str | None) -> Any:
     return load_logged_model(text) if is_address(text) else load_model(text, architecture=architecture)
 
 
-def _selected(model: str, data: str, how: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """A scorer of the model, the images to explain, and how they were made."""
+def _selected(model: str, data: str, how: dict[str, Any], like: Any = None) -> tuple[Any, Any, dict[str, Any]]:
+    """A scorer of the model, the images to explain, and how they were made; for a second model those of the first."""
     import keras_explain as kx
     from keras_explain.datasets.own import open_data
     from keras_explain.datasets.preprocessing import Preprocessing
@@ -423,13 +467,38 @@ def _selected(model: str, data: str, how: dict[str, Any]) -> tuple[Any, Any, dic
     # A stream has sent classes to outputs already.
     class_map = how["class_map"] if opened.preprocessing is None else None
     samples = kx.select(scorer, opened.data, class_names=names, class_map=class_map, **chosen)
-    if not len(samples) or samples.accuracy < 1 / scorer.head(samples.images).classes:
-        words = f"The model gets {samples.accuracy:.1%} of these images right, less than by chance."
+    if not len(samples) or samples.accuracy < GUESSING / scorer.head(samples.images).classes:
+        words = f"The model gets {samples.accuracy:.1%} of these images right, as guessing would."
         click.echo(f"keras-explain: {words} {_CHANCE_ADVICE}", err=True)
+    if like is not None:
+        samples = _same_images(scorer, samples, opened.data, like)
     settings = {"data": data, "file": model, **chosen}
     if opened.preprocessing is not None:
         settings["preprocessing"] = opened.preprocessing.as_settings()
     return scorer, samples, settings
+
+
+def _same_images(scorer: Any, own: Any, data: Any, like: Any) -> Any:
+    """The images of another model's samples as this one receives them, with the probability of their class here."""
+    import keras
+    import numpy as np
+
+    from keras_explain.batches import batches
+
+    wanted, seen = set(like.ids), 0
+    found: dict[str, Any] = {}
+    for images, _, ids in batches(data, None):
+        names = ids or [str(seen + i) for i in range(len(images))]
+        found |= {name: image for name, image in zip(names, images, strict=True) if name in wanted}
+        seen += len(images)
+    images = np.stack([found[name] for name in like.ids])
+    logits = scorer.logits(images)
+    shares = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    confidence = np.take_along_axis(shares, like.targets[:, :1], axis=1)[:, 0]
+    unknown = np.full(len(images), -1)  # whether it is right about them is not what they were chosen for
+    return dataclasses.replace(
+        like, images=images, labels=unknown, confidence=confidence, background=own.background, accuracy=own.accuracy
+    )
 
 
 def _means(names: Any, attributions: Any) -> dict[str, dict[str, float | None]]:

@@ -46,7 +46,8 @@ def compare(
         >>> compare((samples, [one], {}), (samples, [two], {}), "compared.html")
         {'mine': {'left': -1.0}}
     """
-    common = [name for name in first[0].fingerprints if name in second[0].fingerprints]
+    known = [_identities(first[0], second[0]), _identities(second[0], first[0])]
+    common = [name for name in known[0] if name in known[1]]
     if not common:
         raise InputError(
             f"{names[0]} and {names[1]} explain no image in common: their pixels differ, or others were selected. "
@@ -56,18 +57,17 @@ def compare(
     shared = [title for title in maps[0] if title in maps[1]]
     if not shared:
         raise InputError(f"{names[0]} has {', '.join(maps[0])}, {names[1]} {', '.join(maps[1])}: no method in common.")
-    ids = dict(zip(first[0].fingerprints, first[0].ids, strict=True))
+    ids = dict(zip(known[0], first[0].ids, strict=True))
+    places = [[identities.index(image) for image in common] for identities in known]
     report, agreement = Report(f"{names[0]} and {names[1]}", 2), {title: dict[str, float]() for title in shared}
-    for number, (name, (samples, _, settings), known) in enumerate(zip(names, (first, second), maps, strict=True)):
-        rows = [samples.fingerprints.index(image) for image in common]
-        kept = [_of(known[title], rows) for title in shared]
+    sides = list(zip(names, (first, second), maps, places, strict=True))
+    for number, (name, (samples, _, settings), of, rows) in enumerate(sides):
+        kept = [_of(of[title], rows) for title in shared]
         report.add(str(number), samples[rows], kept, {**settings, "title": name, "panels": common})
     slots: dict[str, dict[str, float]] = {image: {} for image in common}
     for title in shared:
-        for image in common:
-            rho = _agreement(
-                *(_own(known[title], stored[0], image) for known, stored in zip(maps, (first, second), strict=True))
-            )
+        for n, image in enumerate(common):
+            rho = _agreement(*(_own(of[title], stored[0], rows[n]) for _, stored, of, rows in sides))
             agreement[title][ids[image]] = rho
             if np.isfinite(rho):
                 slots[image][title] = rho
@@ -83,9 +83,15 @@ def _of(attribution: Attribution, samples: Sequence[int]) -> Attribution:
     return dataclasses.replace(kept, rows=np.array([list(samples).index(row) for row in kept.rows]))
 
 
-def _own(attribution: Attribution, samples: Samples, image: str) -> np.ndarray:
+def _identities(samples: Samples, other: Samples) -> tuple[str, ...]:
+    """What tells the images of two rounds: their pixels, or their ids where two models receive them in other ranges."""
+    alike = set(samples.fingerprints) & set(other.fingerprints)
+    same_ids = set(samples.ids) == set(other.ids) and samples.images.shape == other.images.shape
+    return samples.ids if not alike and same_ids else samples.fingerprints
+
+
+def _own(attribution: Attribution, samples: Samples, i: int) -> np.ndarray:
     """The map of an image that explains its first target."""
-    i = samples.fingerprints.index(image)
     rows = np.flatnonzero((attribution.rows == i) & (attribution.targets == samples.targets[i, 0]))
     return attribution.values[rows[:1]]
 

@@ -11,11 +11,12 @@ from keras_explain.records import Attribution
 MOST_RELATIVE_ERROR = 0.05
 LEAST_R2 = 0.5
 LEAST_BEYOND_NOISE = 0.1
+LEAST_BACKGROUND = 0.01
+GUESSING = 1.2  # times the chance level: an accuracy below it is that of guessing
 # Measures that belong to the images and not to a method: the levels that others have by chance.
 CHANCE = dict.fromkeys(("pointing_game", "relevance_mass", "relevance_rank", "auprc"), "roi_area") | {
     "border_share": "border_area"
 }
-_ROUNDING = 1e-6
 # By the first words of a verdict that speaks against a map.
 _ADVICE = {
     "empty": "The network does not react to this image at all: its units are dead or its score is constant.",
@@ -60,8 +61,8 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
                          `keras_explain.metrics.Randomization` (Adebayo et al. 2018; the one half is ours)
     better than chance   AUPRC at least twice the region's share of the area, or half of the way from there to 1 if that
                          is less: the share is the chance level (Arun et al. 2021), the margin is ours
-    below chance on background  share outside the breast, or whatever is shown, at most that of the area (a convention
-                         of this package)
+    below chance on background  share outside the breast, or whatever is shown, at most that of the area, in whole
+                         percent; nothing is said of a background below 1 % (conventions of this package)
 
     Args:
         attribution: with `measures`, as `keras_explain.metrics.measure` gives it.
@@ -101,9 +102,9 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
         good = bool(auprc >= min(2 * area, (1 + area) / 2))
         words = "better than chance" if good else "about chance" if auprc > area else "not above chance"
         found.append(Verdict(f"{words} at ROI: {auprc:.2g} vs {area:.2g}", good))
-    if {"border_share", "border_area"} <= measured.keys():
+    if "border_share" in measured and measured.get("border_area", 0.0) >= LEAST_BACKGROUND:
         share, area = measured["border_share"], measured["border_area"]
-        good = bool(share <= area * (1 + _ROUNDING))
+        good = bool(round(share, 2) <= round(area, 2))  # as they are shown
         words = f"{'below' if good else 'above'} chance on background: {share:.0%} vs {area:.0%}"
         found.append(Verdict(words, good))
     return found

@@ -85,7 +85,7 @@ def test_folders_are_classes_in_the_order_that_is_told(place, expected):
         assert f"{samples.class_name(samples.targets[i, 0]):<28} {samples.confidence[i]:.4f}" in named.stdout
         assert name in named.stdout
     plain = run("select", place / "model.keras", place / "pictures", "--images-per-class", "2")
-    assert "less than by chance. Are the classes in the order" in plain.stderr
+    assert "as guessing would. Are the classes in the order" in plain.stderr
     wrong = run("select", place / "model.keras", place / "pictures", "--class-names", "zebra,cat", code=1)
     assert "has the class 'ant'; class_names are zebra, cat." in wrong.stderr
 
@@ -160,8 +160,9 @@ def test_explain_measure_report_and_redraw(place, expected, tmp_path):
     own = kx.metrics.evaluate(model, found, kx.load_round(out / "round")[1][1], metrics=["faithfulness"])
     assert measured["integrated_gradients"]["deletion"] == pytest.approx(own["deletion"])
     assert "deletion" in kx.load_round(out / "round")[1][1].measures  # stored with the maps
+    assert '"deletion"' in (out / "report.html").read_text("utf-8")  # the page is written again
     page = tmp_path / "other.html"
-    assert run("report", out / "round", "--out", page, "--title", "Mine").stdout.strip() == str(page)
+    assert run("report", out, "--out", page, "--title", "Mine").stdout.strip() == str(page)
     assert "<title>Mine</title>" in page.read_text("utf-8")
     drawn = run("redraw", out / "round", "--out", tmp_path / "again").stdout.split()
     assert drawn
@@ -221,6 +222,42 @@ def test_two_models_and_two_runs_are_compared(place, tmp_path):
     assert "mean rank agreement 1.000" in done.stdout
 
 
+def test_two_models_of_other_ranges_receive_the_same_pictures(place, tmp_path):
+    scaled = keras.models.load_model(place / "model.keras")
+    inside = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), *scaled.layers])
+    inside.save(tmp_path / "inside.keras")
+    options = ["--data", place / "words.csv", "--class-names", ",".join(NAMES), "--methods", "vanilla"]
+    page = tmp_path / "c.html"
+    for pair in (
+        (place / "model.keras", tmp_path / "inside.keras"),
+        (tmp_path / "inside.keras", place / "model.keras"),
+    ):
+        found = json.loads(run("compare", *pair, *options, "--out", page, "--json").stdout)["rank_agreement"][
+            "Gradient"
+        ]
+        assert len(found) >= 2
+        assert all(
+            rho == pytest.approx(1, abs=1e-3) for rho in found.values()
+        )  # the range takes nothing from the order
+        data = json.loads(page.read_text("utf-8").split('id="data">')[1].split("</script>")[0])
+        first, second = data["rounds"]["0"], data["rounds"]["1"]
+        assert first["accuracy"] == second["accuracy"] == 1
+        for one, other in zip(first["rows"], second["rows"], strict=True):
+            assert one["slot"] == other["slot"]
+            assert one["maps"][0]["score"] == pytest.approx(other["maps"][0]["score"], rel=1e-4)
+            p = [text.split("p = ")[-1].split(" = ")[-1] for text in (one["facts"][2][1], other["facts"][1][1])]
+            assert float(p[0]) == pytest.approx(float(p[1]), abs=2e-3)
+
+
+def test_python_and_the_command_scale_alike(place):
+    scaled = keras.models.load_model(place / "model.keras")
+    inside = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), *scaled.layers])
+    opened = open_data(place / "words.csv", inside, class_names=NAMES)
+    assert opened.preprocessing.scale == (0.0, 255.0)
+    assert kx.select(inside, opened.data).accuracy == 1
+    assert open_data(place / "words.csv", scaled, class_names=NAMES).preprocessing.scale == (0.0, 1.0)
+
+
 def test_models_and_runs_of_mlflow(place, expected, mlflow_server, tmp_path, monkeypatch):
     model, _, _ = expected
     before = mlflow.get_tracking_uri()
@@ -240,7 +277,7 @@ def test_models_and_runs_of_mlflow(place, expected, mlflow_server, tmp_path, mon
         model.fit(*data, epochs=1, verbose=0, callbacks=[callback])
         run("report", tracker.run_id, "--out", tmp_path / "run.html")
         assert "epoch 1" in (tmp_path / "run.html").read_text("utf-8")
-        assert "is no folder, and no run of" in run("report", "nothing", code=1).stderr
+        assert "is no folder, and no run of" in run("report", "0" * 32, code=1).stderr
         assert "is a file" in run("explain", place / "model.keras", place / "scaled.npz", "--log", code=2).stderr
     finally:
         mlflow.set_tracking_uri(before)
@@ -252,9 +289,21 @@ def test_models_and_runs_of_mlflow(place, expected, mlflow_server, tmp_path, mon
         (["select", "model.keras", "nothing"], 1, "nothing is no folder and no .csv, .npz or .tfrecords file."),
         (["select", "absent.keras", "scaled.npz"], 1, "absent.keras"),
         (["select", "model.keras", "scaled.npz", "--class-map", "1-2"], 2, "is no list of pairs such as 1:0,3:1"),
-        (["explain", "model.keras", "scaled.npz", "--methods", "gradcam2"], 1, "There is no method 'gradcam2'"),
-        (["explain", "model.keras", "scaled.npz", "--metrics", "fidelity"], 1, "There is no metric 'fidelity'"),
-        (["evaluate", "model.keras", "pictures"], 1, "holds no settings.json"),
+        (
+            ["explain", "model.keras", "scaled.npz", "--methods", "gradcam2"],
+            2,
+            "there is no 'gradcam2'; known are vanilla",
+        ),
+        (
+            ["explain", "model.keras", "scaled.npz", "--metrics", "fidelity"],
+            2,
+            "there is no 'fidelity'; known are compl",
+        ),
+        (["explain", "model.keras", "scaled.npz", "--why-not", "guid"], 2, "there is no 'guid'"),
+        (["select", "model.keras", "scaled.npz", "--images-per-class", "0"], 2, "0 is not in the range x>=1"),
+        (["evaluate", "model.keras", "pictures"], 1, "holds no round"),
+        (["select", "model.keras", "pictures/cat"], 1, "holds pictures, but needs a folder for each class"),
+        (["report", "nowhere"], 1, "'nowhere' is no folder, and no id of a run"),
         (["report", "pictures"], 1, "holds no round"),
         (["nothing"], 2, "No such command"),
     ],
@@ -334,10 +383,20 @@ def test_files_that_cannot_be_read_say_why(tmp_path, name, content, message):
         open_data(file, small_cnn())
 
 
+def test_data_of_another_model_are_refused(place, tmp_path):
+    with pytest.raises(
+        kx.InputError, match=r"has the classes ant, cat, zebra; '.*' has 4 outputs. Give all of class_names"
+    ):
+        open_data(place / "pictures", small_cnn(classes=4))
+    assert open_data(place / "pictures", small_cnn(classes=4), class_names=[*NAMES, "dog"]).class_names[3] == "dog"
+    with pytest.raises(kx.InputError, match=r"has images of \(8, 8, 1\); '.*' takes \(9, 9, 1\)"):
+        open_data(place / "scaled.npz", small_cnn(size=9))
+
+
 def test_a_model_of_other_images_is_refused(place):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
     with pytest.raises(kx.InputError, match=r"takes \(None, 4\); pictures need a model of fixed"):
-        open_data(place / "words.csv", model)
+        open_data(place / "numbers.csv", model)
 
 
 def test_tasks_and_mammograms_are_known_by_name(tmp_path):

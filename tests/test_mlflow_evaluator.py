@@ -116,6 +116,8 @@ def test_models_are_loaded_by_their_address_and_keep_their_explanations(server, 
         load_logged_model("models:/nothing/1")
     with pytest.raises(kx.InputError, match="is no folder, and no run of"):
         rounds_of("0" * 32, tmp_path)
+    with pytest.raises(kx.InputError, match="no id of a run"):
+        rounds_of("nowhere", tmp_path)
     with mlflow.start_run() as run:
         pass
     with pytest.raises(kx.InputError, match="holds no explanations"):
@@ -142,6 +144,10 @@ def train(**options):
 
 
 def test_autolog_explains_every_fit(tmp_path, fit_as_it_was):
+    with pytest.raises(kx.InputError, match="There is no method 'rubbish'"):
+        kx.autolog(explainers=["rubbish"])
+    with pytest.raises(TypeError, match="nonsense"):
+        kx.autolog(nonsense=1)
     kx.autolog(explainers=["vanilla"], tracker=kx.DirectoryTracker(tmp_path), on_error="raise")
     seen = []
     watching = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(set(logs)))

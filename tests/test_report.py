@@ -268,8 +268,46 @@ def test_two_epochs_beside_each_other(browser, tmp_path):
     ):
         assert np.abs(shown - blended(values[0, ..., 0], limit, grey, 0.6)).max() <= 4
     assert "first minus second" in page.locator(".sample td").first.inner_text()
+    assert page.locator(".sample td").first.locator(".marks").count() == 2  # each side has its own
     page.select_option("#beside", "")
     assert page.locator(".sample td").first.locator("canvas").count() == 1
+
+
+def test_a_map_without_a_counterpart_stays(browser, tmp_path):
+    for epoch, ids in ((0, "a"), (1, "b")):
+        about = {"title": f"epoch {epoch + 1}", "panels": [ids]}
+        kx.save_round(tmp_path / f"epoch_{epoch:04d}", samples_of(ids=[ids]), [ramp()], about)
+    page, _, _ = opened(browser, write_report(tmp_path, tmp_path / "report.html"))
+    page.select_option("#beside", "0")
+    settled(page)
+    cell = page.locator(".sample td").first
+    assert cell.locator("canvas").count() == 1
+    assert "not in epoch 1" in cell.inner_text()
+    assert "not complete" in cell.inner_text()
+
+
+def test_guesses_are_called_guesses(browser, tmp_path):
+    for accuracy, said in ((0.35, True), (0.625, False)):
+        kx.save_round(tmp_path / "round", samples_of(accuracy=accuracy), [ramp()])
+        page, _, _ = opened(browser, write_report(tmp_path / "round", tmp_path / "report.html"))
+        text = page.locator("#grid").inner_text()
+        assert f"Accuracy on the images looked at: {accuracy:.3f} (guessing gives about 0.33)" in text
+        assert ("its maps explain guesses" in text) == said
+
+
+def test_colours_are_grey_under_a_map(browser, tmp_path):
+    images = np.zeros((1, 16, 16, 3))
+    images[..., 0], images[..., 1] = 0.9, 0.3
+    images[0, 0, 0] = 1
+    samples = kx.Samples(images, [0])
+    found = kx.Attribution("mine", np.zeros((1, 16, 16, 3)), [0], [0], score=[0.0])
+    kx.save_round(tmp_path / "round", samples, [found])
+    page, _, _ = opened(browser, write_report(tmp_path / "round", tmp_path / "report.html"))
+    first = at_own_size(drawn(page, ".sample th canvas"))[5, 5]
+    np.testing.assert_allclose(first, np.rint([0.9 * 255, 0.3 * 255, 0]), atol=1)
+    np.testing.assert_allclose(at_own_size(drawn(page, ".sample td canvas"))[5, 5], 102, atol=1)
+    assert not page.locator("#roi").is_visible()  # nothing is known of a finding
+    assert not page.locator("#shared").is_visible()  # there is one round
 
 
 def test_curves_with_their_cursor_and_numbers(browser, tmp_path):
@@ -286,7 +324,7 @@ def test_curves_with_their_cursor_and_numbers(browser, tmp_path):
     assert (heights[0] - heights[1]) / (heights[0] - heights[2]) == pytest.approx(4 / 9)
     page.locator("#curves summary").click()
     row = page.locator("#plots-table tbody tr").first.inner_text().split("\t")
-    assert row == ["auprc", "integrated gradients", "0.1", "0.5", "1"]
+    assert row == ["auprc", "Integrated Gradients", "0.1", "0.5", "1"]
 
 
 def test_one_map_opens_with_its_parts_and_every_class(browser, tmp_path):
@@ -519,7 +557,7 @@ def test_two_rounds_are_laid_side_by_side(browser, tmp_path):
     page.uncheck("#roi")
     settled(page)
     cell = page.locator(".sample td").first
-    assert "rank agreement -1" in cell.inner_text()
+    assert "rank agreement -1.00" in cell.inner_text()
     assert cell.locator(".pair .facts").all_inner_texts()[:2] == ["old, score 5", "new, score 0.5, full at 1"]
     grey = np.rint(255 * one.images[0, ..., 0])
     limit = np.percentile(np.abs(RAMP), 99.5)

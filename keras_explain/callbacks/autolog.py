@@ -8,10 +8,12 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_explain.callbacks.explanation import ExplanationCallback
 from keras_explain.errors import ExplanationWarning
 
+_OF_DATA = ("roi", "metrics", "class_map")
 _options: dict[str, Any] | None = None
 
 
@@ -27,7 +29,7 @@ def autolog(disable: bool = False, **options: Any) -> None:
         options: of `ExplanationCallback`, but for `validation_data`.
 
     Raises:
-        InputError: when a model is fitted, for options that cannot work.
+        InputError: for options that cannot work.
 
     Example:
         >>> import keras, numpy as np, keras_explain as kx
@@ -39,6 +41,8 @@ def autolog(disable: bool = False, **options: Any) -> None:
         >>> kx.autolog(disable=True)
     """
     global _options
+    if not disable:  # what cannot work whatever the data are
+        ExplanationCallback((np.zeros((1, 1)), np.zeros(1)), **{k: v for k, v in options.items() if k not in _OF_DATA})
     _options = None if disable else options
     if not disable and not getattr(keras.Model.fit, "explains", False):
         keras.Model.fit = _explained(keras.Model.fit)

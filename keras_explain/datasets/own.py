@@ -17,6 +17,7 @@ from keras_explain.datasets.cases import Case, Stream
 from keras_explain.datasets.files import read_image
 from keras_explain.datasets.preprocessing import Preprocessing
 from keras_explain.errors import InputError
+from keras_explain.selection import rescales
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".dcm", ".dicom")
 _FILES, _LABELS = ("filename", "file", "path", "image", "id"), ("label", "class", "y")
@@ -46,7 +47,7 @@ def open_data(
     class_names: Sequence[str] = (),
     class_map: Mapping[int, int] | None = None,
     preprocessing: Preprocessing | None = None,
-    scale: tuple[float, float] = (0.0, 1.0),
+    scale: tuple[float, float] | None = None,
     window: tuple[float, float] | str | None = None,
 ) -> OwnData:
     """Images and labels for a model, told from what lies at a place.
@@ -68,7 +69,8 @@ def open_data(
         class_map: data-set class -> model output; classes left out are not looked at.
         preprocessing: that the model was trained with. None: pictures are scaled to the model's input, and black and
             white become `scale`.
-        scale: what black and white become, (0, 255) for a model with a `Rescaling` layer.
+        scale: what black and white become; None is (0, 255) for a model with a `Rescaling` or `Normalization` layer,
+            else (0, 1).
         window: as in `Preprocessing`.
 
     Raises:
@@ -90,22 +92,31 @@ def open_data(
     if place.suffix == ".npz":
         found = _arrays(place, part)
         if isinstance(found, tuple):
+            _check_shape(found[0], model, place)
             return OwnData(found, names)
         cases = found
     elif place.suffix == ".csv":
         cases, told = _table(place, tuple(class_names))
-        names = names or told
+        names = names or _fitting(told, model, class_map, place)
     elif place.suffix in (".tfrecord", ".tfrecords"):
         cases = ddsm.tfrecords(place)
     elif place.is_dir():
         cases, told = _folders(place, tuple(class_names))
-        names = names or told
+        names = names or _fitting(told, model, class_map, place)
         if not cases:
-            cases = read(place, part, task or "model_0")
+            try:
+                cases = read(place, part, task or "model_0")
+            except InputError as error:
+                if not any(file.suffix.lower() in PICTURES for file in place.rglob("*")):
+                    raise
+                words = "holds pictures, but needs a folder for each class, two at least, with its own"
+                raise InputError(f"{place} {words}. ({error})") from error
             names = names or ddsm.CLASS_NAMES
     else:
         raise InputError(f"{place} is no folder and no .csv, .npz or .tfrecords file.")
-    made = preprocessing or Preprocessing(*_input_of(model), scale, window)
+    made = preprocessing or Preprocessing(
+        *_input_of(model), scale or ((0.0, 255.0) if rescales(model) else (0.0, 1.0)), window
+    )
     made.check_model(model)
     if class_map is not None and not task and not class_names:
         names = ()  # those of the data are no longer those of the outputs
@@ -118,6 +129,27 @@ def _input_of(model: keras.Model) -> tuple[tuple[int, int], int]:
         raise InputError(f"'{model.name}' takes {shape}; pictures need a model of fixed (height, width, channels).")
     height, width, channels = shape[1:]
     return (height, width), channels
+
+
+def _fitting(names: tuple[str, ...], model: keras.Model, class_map: Any, place: Path) -> tuple[str, ...]:
+    """The names of the data's classes, if they can be those of the outputs."""
+    shape = getattr(model, "output_shape", None)
+    outputs = shape[-1] if isinstance(shape, tuple) else None
+    if names and class_map is None and outputs not in (None, len(names)) and not (outputs == 1 and len(names) == 2):
+        raise InputError(
+            f"{place} has the classes {', '.join(names)}; '{model.name}' has {outputs} outputs. Give all of "
+            "class_names, in the order of the outputs."
+        )
+    return names
+
+
+def _check_shape(images: np.ndarray, model: keras.Model, place: Path) -> None:
+    expected = getattr(model, "input_shape", None)
+    if isinstance(expected, tuple) and (
+        len(expected) != images.ndim
+        or any(e not in (None, n) for e, n in zip(expected[1:], images.shape[1:], strict=True))
+    ):
+        raise InputError(f"{place} has images of {images.shape[1:]}; '{model.name}' takes {expected[1:]}.")
 
 
 def _folders(place: Path, class_names: tuple[str, ...]) -> tuple[list[Case], tuple[str, ...]]:

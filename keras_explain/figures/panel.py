@@ -132,7 +132,7 @@ def _draw_image(axes: Axes, samples: Samples, i: int, key: bool, outline: np.nda
     axes.imshow(_shown(samples, i), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     entitle(axes, "image")
     low, high = window(samples, i)
-    words = f"black {low:.2g}, white {high:.2g}"
+    words = f"black {low:.3g}, white {high:.3g}"
     if key:
         words += "\nred speaks for the class, blue against it"
     if key and outline is not None and outline.any() and not outline.all():

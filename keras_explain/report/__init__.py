@@ -12,6 +12,7 @@ from keras_explain.errors import InputError, MissingExtra
 from keras_explain.records import Attribution, Samples, load_round
 from keras_explain.report.rounds import pictures_of, round_of
 from keras_explain.verdicts import CHANCE
+from keras_explain.words import METHODS
 
 # MLflow shows pages up to 50 MiB; mail and people bear less.
 _ROOM = 24_000_000
@@ -43,6 +44,7 @@ class Report:
     def __init__(self, title: str, rounds: int = 1):
         self._rounds = max(1, rounds)
         self._data: dict[str, Any] = {"title": title, "images": {}, "rounds": {}, "chance": CHANCE, "agreement": {}}
+        self._data["names"] = {name: method.title for name, method in METHODS.items()}
 
     def add(
         self, name: str, samples: Samples, attributions: Sequence[Attribution], settings: Mapping[str, Any]
@@ -124,7 +126,7 @@ def write_report(folder: str | Path, file: str | Path, title: str = "Explanation
 
 
 def rounds_in(folder: str | Path) -> list[Path]:
-    """The rounds of a folder in the order of their epochs: itself, those in it, or those in its `explanations`.
+    """The rounds of a folder in the order of their epochs: itself, or what a training or `explain_selected` has left.
 
     Args:
         folder: of one round or of a training.
@@ -136,6 +138,7 @@ def rounds_in(folder: str | Path) -> list[Path]:
     if (folder / "settings.json").is_file():
         return [folder]
     found = [place for root in (folder, folder / "explanations") for place in root.glob("epoch_*")]
+    found += [folder / "round"]
     found = [place for place in found if (place / "settings.json").is_file()]
     if not found:
         raise InputError(f"{folder} holds no round; give the folder of one, such as epoch_0004, or of several.")

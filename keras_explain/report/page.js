@@ -28,6 +28,7 @@ function svg(tag, properties, ...children) {
 const short = (x, digits = 3) => (x === null || x === undefined ? "–" : String(Number(x.toPrecision(digits))));
 const signed = (x) => (x === null ? "–" : `${x < 0 ? "−" : "+"}${short(Math.abs(x))}`);
 const words = (name) => name.replaceAll("_", " ");
+const named = (method) => data.names[method] ?? words(method);
 
 // --- pixels ------------------------------------------------------------------------------------------------------
 const decoded = new Map();
@@ -119,7 +120,8 @@ async function draw(canvas, { image, plane = null, minus = null, limit = 1, slic
       }
       const colour = strength < 0 ? AGAINST : FOR, share = Math.abs(strength) * (state.mode === "alone" ? 1 : state.opacity);
       for (let c = 0; c < 3; c++) {
-        const under = state.mode === "alone" && plane ? 0 : base.data[from + c];
+        const grey = (base.data[from] + base.data[from + 1] + base.data[from + 2]) / 3;
+        const under = !plane && !segments ? base.data[from + c] : state.mode === "alone" ? 0 : grey;
         picture.data[4 * i + c] = under + share * (colour[c] - under);
       }
       picture.data[4 * i + 3] = 255;
@@ -271,17 +273,20 @@ function scrollers(row) {
 }
 function agreementOf(slot, title) {
   const rho = data.agreement[slot]?.[title];
-  return rho === undefined ? null : el("div", { className: "facts" }, `rank agreement ${short(rho, 2)}`);
+  return rho === undefined ? null : el("div", { className: "facts" }, `rank agreement ${rho.toFixed(2)}`);
 }
 function beside(round, row, map) {
   const other = rounds[state.beside], otherRow = rowOf(other, row.slot);
   const otherMap = sameMap(other, otherRow, titleOf(round, map), map.target);
-  if (!otherMap) return el("p", { className: "facts" }, `not in ${other.title}`);
-  const same = otherRow.image === row.image;
+  if (!otherMap) {
+    return el("div", {}, el("div", { className: "pair" }, el("div", {}, cell(round, row, map), marks(map)),
+      el("div", { className: "facts" }, `not in ${other.title}`)));
+  }
+  const same = otherRow.image === row.image || compared;
   return el("div", {},
     el("div", { className: "pair" },
-      el("div", {}, cell(round, row, map), el("div", { className: "facts" }, `${round.title}, score ${short(map.score)}`)),
-      el("div", {}, cell(other, otherRow, otherMap), el("div", { className: "facts" }, `${other.title}${same ? "" : ", another image"}, score ${short(otherMap.score)}, full at ${short(limitOf(other, otherRow, otherMap), 2)}`)),
+      el("div", {}, cell(round, row, map), el("div", { className: "facts" }, `${round.title}, score ${short(map.score)}`), marks(map)),
+      el("div", {}, cell(other, otherRow, otherMap), el("div", { className: "facts" }, `${other.title}${same ? "" : ", another image"}, score ${short(otherMap.score)}, full at ${short(limitOf(other, otherRow, otherMap), 2)}`), marks(otherMap)),
       same ? el("div", {}, difference(row, map, otherMap), el("div", { className: "facts" }, "first minus second")) : null),
     agreementOf(row.slot, titleOf(round, map)));
 }
@@ -291,13 +296,15 @@ function gridRow(round, row) {
       el("img", { className: "static", src: row.figure, alt: `Image ${row.facts[0][1]} and its explanations` })));
   }
   const shown = data.images[row.image];
-  const head = el("th", { scope: "row" }, shown ? original(row) : null, ...scrollers(row), ...facts(row));
+  const other = compared && rowOf(rounds[state.beside], row.slot);
+  const head = el("th", { scope: "row" }, shown ? original(row) : null, ...scrollers(row), ...facts(row),
+    ...(other ? other.facts.slice(1).map(([name, value]) => el("p", { className: "facts" }, `${rounds[state.beside].title}: ${name} `, el("b", {}, value))) : []));
   const columns = round.methods.map((method, m) => {
     const map = row.maps.find((one) => one.method === m);
     if (!map) return el("td", {}, "–");
     if (!map.planes) return el("td", {}, `score ${short(map.score)}`, marks(map));
     const picture = state.beside === null ? cell(round, row, map) : beside(round, row, map);
-    return el("td", {}, picture, ...bar(limitOf(round, row, map), method.unit, map.positive), marks(map));
+    return el("td", {}, picture, ...bar(limitOf(round, row, map), method.unit, map.positive), state.beside === null ? marks(map) : null);
   });
   return el("tr", { className: "sample" }, head, ...columns);
 }
@@ -311,6 +318,7 @@ function warningsOf(round) {
     }
   }
   const said = [...grouped].map(([sentence, maps]) => el("li", {}, sentence, ` (${maps.length > 4 ? `${maps.length} maps, such as ${maps.slice(0, 3).join("; ")}` : maps.join("; ")})`));
+  if (round.guesses) said.unshift(el("li", {}, "The network is right about no more images than guessing gives: its maps explain guesses, whatever is ticked below."));
   for (const [what, error] of round.failures) said.push(el("li", {}, `${what} failed: ${error}`));
   if (round.stopped.length) said.push(el("li", {}, `Left out to keep the time limit: ${round.stopped.join(", ")}`));
   for (const name of round.missing) said.push(el("li", {}, `${name}: no image of this class is predicted correctly.`));
@@ -323,7 +331,10 @@ function showRound() {
   const round = rounds[state.round], grid = of("grid");
   forget(grid);
   const columns = round.methods.map((method) => el("th", { scope: "col" }, method.title));
-  const accuracy = round.accuracy === null ? null : el("p", {}, `Accuracy on the images looked at: ${short(round.accuracy)}`);
+  const accuracies = (compared ? rounds : [round]).filter((one) => one.accuracy !== null).map((one) =>
+    `${compared ? `${one.title}: ` : ""}${one.accuracy.toFixed(3)}`);
+  const chance = round.chance === null ? "" : ` (guessing gives about ${short(round.chance, 2)})`;
+  const accuracy = accuracies.length ? el("p", {}, `Accuracy on the images looked at: ${accuracies.join(", ")}${chance}`) : null;
   grid.append(el("h2", {}, round.title), ...(accuracy ? [accuracy] : []), warningsOf(round),
     el("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Images and maps" },
       el("table", { className: state.beside === null ? "maps" : "maps wide" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "image"), ...columns)),
@@ -385,7 +396,7 @@ function showDetail() {
   if (otherMap) {
     body.append(el("h3", {}, `Beside ${other.title}`), el("div", { className: "pictures" },
       captioned(cell(round, row, map, zoom, undefined, false), round.title), captioned(cell(other, otherRow, otherMap, zoom, undefined, false), other.title),
-      otherRow.image === row.image ? captioned(difference(row, map, otherMap, zoom), "first minus second") : null), agreementOf(row.slot, opened.title) ?? "");
+      otherRow.image === row.image || compared ? captioned(difference(row, map, otherMap, zoom), "first minus second") : null), agreementOf(row.slot, opened.title) ?? "");
   }
   if (map.superpixels) body.append(...superpixels(row, map, image, zoom));
   body.append(el("h3", {}, "Why not another class?"));
@@ -416,7 +427,7 @@ function superpixels(row, map, image, zoom) {
     return made;
   });
   return [el("h3", {}, "Superpixels"), el("p", {}, `R² of the surrogate ${short(r2, 2)}, effect of hiding ${short(effect, 2)} logit`),
-    el("div", { className: "pictures" }, canvas, el("table", { id: "segments" }, el("thead", {}, el("tr", {}, ...["superpixel", "weight", "standard error"].map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, ...lines)))];
+    el("div", { className: "pictures" }, captioned(canvas), el("table", { id: "segments" }, el("thead", {}, el("tr", {}, ...["superpixel", "weight", "standard error"].map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, ...lines)))];
 }
 
 // --- curves ------------------------------------------------------------------------------------------------------
@@ -442,9 +453,9 @@ function showCurves() {
   const colour = (method) => LINES[methods.indexOf(method) % LINES.length];
   const dash = (method) => DASHES[Math.floor(methods.indexOf(method) / LINES.length) % DASHES.length];
   const [width, height, left, bottom] = [270, 130, 44, 18];
-  const x = (epoch) => left + ((epoch - epochs[0]) / (epochs[epochs.length - 1] - epochs[0])) * (width - left - 8);
+  const x = (epoch) => left + 6 + ((epoch - epochs[0]) / (epochs[epochs.length - 1] - epochs[0])) * (width - left - 20);
   of("plots").append(el("div", { className: "legend" }, ...methods.map((method) => el("span", {},
-    svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: colour(method), "stroke-width": 2, "stroke-dasharray": dash(method) })), ` ${words(method)}`))));
+    svg("svg", { width: 26, height: 10, "aria-hidden": "true" }, svg("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: colour(method), "stroke-width": 2, "stroke-dasharray": dash(method) })), ` ${named(method)}`))));
   for (const name of names) {
     const chance = Object.values(curves[data.chance[name]] ?? {})[0] ?? [];
     const all = [...Object.values(curves[name]).flat(), ...chance].filter((v) => v !== null);
@@ -452,7 +463,7 @@ function showCurves() {
     let [low, high] = [Math.min(...all), Math.max(...all)];
     const log = name.endsWith("_error") && low > 0 && high / low > 30;
     const scale = log ? Math.log10 : (v) => v;
-    if (low === high) { low -= log ? low / 2 : 0.5; high += log ? high : 0.5; }
+    if (low === high) [low, high] = low >= 0 && low <= 1 && !log ? [0, 1] : [low - Math.abs(low) / 2, high + Math.abs(high) / 2];
     const y = (v) => 6 + (1 - (scale(v) - scale(low)) / (scale(high) - scale(low))) * (height - bottom - 12);
     const path = (line) => line.map((v, i) => (v === null ? "" : `${i && line[i - 1] !== null ? "L" : "M"}${x(epochs[i])} ${y(v)}`)).join("");
     const cursor = svg("line", { class: "cursor", y1: 0, y2: height - bottom, stroke: "#ffffff", "stroke-width": 1 });
@@ -469,7 +480,7 @@ function showCurves() {
     of("plots").append(el("figure", {}, plot, el("figcaption", {}, words(name) + (log ? " (logarithmic)" : "") + (chance.length ? ", dashed: chance" : ""))));
   }
   table(of("plots-table"), [["measure", "method", ...epochs.map((e) => `epoch ${e + 1}`)], ...names.flatMap((name) =>
-    Object.entries(curves[name]).map(([method, line]) => [words(name), words(method), ...line.map((v) => short(v))]))]);
+    Object.entries(curves[name]).map(([method, line]) => [words(name), named(method), ...line.map((v) => short(v))]))]);
 }
 
 // --- controls ----------------------------------------------------------------------------------------------------
@@ -499,7 +510,10 @@ function start() {
     }
   }
   const images = new Set(rounds.flatMap((round) => round.rows.map((row) => row.image)));
-  of("summary").textContent = `${rounds.length} round${rounds.length > 1 ? "s" : ""}, ${images.size} image${images.size > 1 ? "s" : ""}, ${rounds[rounds.length - 1].methods.length} methods`;
+  of("shared").parentElement.hidden = rounds.length < 2;
+  of("roi").parentElement.hidden = !Object.values(data.images).some((image) => image.roi);
+  const many = compared ? "two side by side" : `${rounds.length} round${rounds.length > 1 ? "s" : ""}`;
+  of("summary").textContent = `${many}, ${images.size} image${images.size > 1 ? "s" : ""}, ${rounds[rounds.length - 1].methods.length} methods`;
   of("time").hidden = rounds.length < 2 || compared;
   of("round").max = rounds.length - 1;
   of("beside").append(el("option", { value: "" }, "nothing"), ...rounds.map((round, i) => el("option", { value: i }, round.title)));

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_explain.figures import panel, probability, window
 from keras_explain.records import Attribution, Samples
-from keras_explain.verdicts import advice, verdicts
+from keras_explain.verdicts import GUESSING, advice, verdicts
 from keras_explain.words import about, titles
 
 _PERCENTILE = 99.5
@@ -54,17 +54,20 @@ def round_of(
         room: bytes that each map may take, see `encoding.encoded_map`.
     """
     rows = [_row(samples, i, attributions, settings, room) for i in range(len(samples))]
+    chance = 1 / len(samples.class_names) if len(samples.class_names) > 1 else None
     return {
         "title": settings.get("title") or name,
         "epoch": settings.get("epoch"),
         "accuracy": _number(samples.accuracy),
+        "chance": chance,
+        "guesses": chance is not None and samples.accuracy < GUESSING * chance,
         "rows": rows,
         "missing": [samples.class_name(target) for _, target in samples.missing],
         "methods": _methods(attributions),
         "failures": sorted(settings.get("failures", {}).items()),
         "stopped": list(settings.get("stopped", [])),
         "numbers": [[key, _number(value)] for key, value in sorted(settings.get("numbers", {}).items())],
-        "settings": [[key, str(value)] for key, value in settings.items() if key not in _APART],
+        "settings": [[key, _words(value)] for key, value in settings.items() if key not in _APART],
         "versions": sorted(settings.get("versions", {}).items()),
         "history": settings.get("history") or {"epochs": [], "curves": {}},
     }
@@ -77,7 +80,7 @@ def _methods(attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
             "says": about(attribution.method).says,
             "failing": about(attribution.method).failing,
             "unit": attribution.unit,
-            "settings": [[key, str(value)] for key, value in attribution.settings.items()],
+            "settings": [[key, _words(value)] for key, value in attribution.settings.items()],
         }
         for title, attribution in zip(titles(attributions), attributions, strict=True)
     ]
@@ -195,6 +198,15 @@ def _figure(samples: Samples, i: int, attributions: Sequence[Attribution]) -> st
     stream = io.BytesIO()
     panel(samples[[i]], [attribution.of(i) for attribution in attributions]).savefig(stream, format="png")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _words(value: Any) -> str:
+    """A setting as people write it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_words(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_words, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from keras_explain.errors import InputError, MissingExtra
 from keras_explain.tracking import ROOT
 
 _ADDRESSES = ("models:/", "runs:/")
+_RUN = re.compile(r"[0-9a-f]{32}")
 
 
 def is_address(text: str) -> bool:
@@ -29,8 +31,10 @@ def rounds_of(source: str, into: Path) -> Path:
     """
     if Path(source).is_dir():
         return Path(source)
-    mlflow = _mlflow()
     run_id = source.removeprefix("runs:/").split("/")[0]
+    if not _RUN.fullmatch(run_id):  # asking MLflow would make a store where there is none
+        raise InputError(f"{source!r} is no folder, and no id of a run, which has 32 letters and digits.")
+    mlflow = _mlflow()
     client = mlflow.MlflowClient()
     try:
         entries = client.list_artifacts(run_id, ROOT)
