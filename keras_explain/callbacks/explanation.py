@@ -24,7 +24,7 @@ from keras_explain.errors import ExplanationWarning, InputError, check_counts
 from keras_explain.explainers import Explainer, resolve
 from keras_explain.callbacks.budget import Budget
 from keras_explain.callbacks.top_confidence import top_confidences
-from keras_explain.gradients import Scorer
+from keras_explain.gradients import Scorer, backend
 from keras_explain.records import Attribution, Samples
 from keras_explain.confirmation import select_found
 from keras_explain.regions import check_roi, regions_of
@@ -51,6 +51,9 @@ class ExplanationCallback(keras.callbacks.Callback):
     until it has been measured, as the localization of images without a finding, it is NaN. Put
     `SwapEMAWeights(swap_on_epoch=True)` and the like before this callback, so that the weights explained are those
     evaluated.
+
+    Where several processes train together, each may have the callback: the first one explains, and only it has the
+    numbers.
 
     Args:
         validation_data: what `model.fit(validation_data=...)` takes, see `keras_explain.select`.
@@ -186,11 +189,13 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._tried_last = False
         self._budget = Budget(self.max_overhead)
         self._report: Report | None = None
+        self._explains = True
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start afresh; the callback can be used by several fits."""
         self._close()  # what an interrupted fit has left
         self._begin_fit()
+        self._explains = backend().is_first_process(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """What was validated before no longer counts."""
@@ -203,6 +208,8 @@ class ExplanationCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Explain the epoch if it is due, and put the newest numbers into `logs`."""
         logs = {} if logs is None else logs
+        if not self._explains:
+            return
         self._budget.epoch_ends()
         self._last = epoch
         is_last = epoch + 1 == self.params.get("epochs") or self.model.stop_training

@@ -88,6 +88,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
+def is_first_process(model: Any) -> bool:
+    """Whether this process writes what is kept of a training."""
+    return bool(jax.process_index() == 0)
+
+
 def preserved(model: Any) -> AbstractContextManager[None]:
     """An evaluation moves nothing in JAX."""
     return nullcontext()

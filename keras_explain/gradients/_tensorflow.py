@@ -67,6 +67,12 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, tf.errors.ResourceExhaustedError)
 
 
+def is_first_process(model: Any) -> bool:
+    """Whether this process writes what is kept of a training; of several workers the chief does."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return strategy is None or bool(strategy.extended.should_checkpoint)
+
+
 def preserved(model: Any) -> AbstractContextManager[None]:
     """An evaluation moves nothing in TensorFlow."""
     return nullcontext()

@@ -73,6 +73,12 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
+def is_first_process(model: Any) -> bool:
+    """Whether this process writes what is kept of a training; of several in a process group the one of rank 0 does."""
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+
+
 @contextmanager
 def preserved(model: Any) -> Iterator[None]:
     """Put back the global generators, which data loaders draw from, and the train or eval mode of every module."""
