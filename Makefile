@@ -14,7 +14,7 @@ CORE := tests/test_backends.py tests/test_explainers.py tests/test_outputs.py te
 	tests/test_callback.py::test_layers_that_draw_and_count_at_inference_are_put_back \
 	tests/test_callback.py::test_what_a_round_keeps tests/test_callback.py::test_later_rounds_compile_nothing_new
 
-.PHONY: install backends demo check test test-core test-all docs screenshots bench clean
+.PHONY: install backends demo check test test-core test-all test-distributed docs screenshots bench clean
 
 install: .venv/installed
 
@@ -48,6 +48,12 @@ test-all: backends
 	KERAS_BACKEND=tensorflow $(PYTEST)
 	KERAS_BACKEND=jax $(PYTEST)
 	KERAS_BACKEND=torch $(PYTEST)
+
+# Several devices, several processes, and Ray with a worker that is killed.
+test-distributed: backends
+	$(BIN)/pytest tests/test_distributed.py tests/test_sharded.py
+	KERAS_BACKEND=jax $(BIN)/pytest tests/test_distributed.py
+	KERAS_BACKEND=torch $(BIN)/pytest tests/test_distributed.py
 
 # Into site/; and the pictures in it anew, which takes minutes and Debian's chromium.
 docs: install

@@ -11,10 +11,12 @@ TENSORFLOW = ["tensorflow>=2.21"]
 JAX = ["jax>=0.10.2"]
 TORCH = ["torch>=2.13"]
 DICOM = ["pydicom>=3.0"]
+RAY = ["ray[data]>=2.50"]
 DOCS = ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"]
 TEST = [
     *DICOM,
     *DOCS,
+    *RAY,
     "axe-playwright-python>=0.1.8",
     "build>=1.3",
     "playwright>=1.60",
@@ -58,6 +60,7 @@ setup(
         "torch": TORCH,
         "dicom": DICOM,
         "gpu": ["tensorflow[and-cuda]>=2.21"],
+        "ray": RAY,
         "docs": DOCS,
         "test": TEST,
         "backends": [*JAX, *TORCH, "captum>=0.9"],

@@ -22,6 +22,7 @@ from keras_explain.gradients import Scorer
 from keras_explain.model_files import load_model
 from keras_explain.records import Attribution, Samples, load_round, save_round
 from keras_explain.selection import ClassMap, select
+from keras_explain.sharded import ExplainedDataset, explain_dataset
 from keras_explain.tracking import DirectoryTracker, MlflowTracker, Tracker
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "ClassMap",
     "DirectoryTracker",
     "ExplainError",
+    "ExplainedDataset",
     "Explainer",
     "ExplanationWarning",
     "GradCam",
@@ -52,6 +54,7 @@ __all__ = [
     "Tracker",
     "autolog",
     "explain",
+    "explain_dataset",
     "figures",
     "load_model",
     "load_round",

@@ -45,6 +45,14 @@ def batches(data: Any, candidates: int | None) -> Iterator[Batch]:
             return
 
 
+def count(data: Any) -> int | None:
+    """How many images there are; of a `PyDataset` the first and the last batch are read. None where nothing tells."""
+    known = length(data)
+    if known is not None or not isinstance(data, keras.utils.PyDataset) or not data.num_batches:
+        return known
+    return (data.num_batches - 1) * len(data[0][0]) + len(data[data.num_batches - 1][0])
+
+
 def batches_at(data: Any, positions: Collection[int]) -> Iterator[tuple[list[int], Batch]]:
     """The images at some positions of the data, in rising order, and no others.
 

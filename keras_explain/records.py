@@ -291,6 +291,20 @@ def save_round(
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {f.name: getattr(samples, f.name) for f in dataclasses.fields(samples)}
     _write_arrays(folder / "samples.npz", arrays)
+    text = json.dumps({**(settings or {}), "methods": save_maps(folder, attributions)}, indent=1, default=_plain)
+    (folder / "settings.json").write_text(text, encoding="utf-8")
+
+
+def save_maps(folder: Path, attributions: Sequence[Attribution]) -> dict[str, Any]:
+    """Write attributions as `<method>.npz`.
+
+    Args:
+        folder: that exists.
+        attributions: of any samples.
+
+    Returns:
+        What `load_maps` needs beside the files: method, unit and settings of each by the file's name.
+    """
     methods: dict[str, Any] = {}
     for attribution in attributions:
         name = _free_name(attribution.method, methods)
@@ -301,8 +315,7 @@ def save_round(
         for group in ("details", "measures"):
             arrays |= {f"{group}.{key}": array for key, array in getattr(attribution, group).items()}
         _write_arrays(folder / f"{name}.npz", arrays)
-    text = json.dumps({**(settings or {}), "methods": methods}, indent=1, default=_plain)
-    (folder / "settings.json").write_text(text, encoding="utf-8")
+    return methods
 
 
 def load_round(folder: str | Path) -> tuple[Samples, list[Attribution], dict[str, Any]]:
@@ -324,8 +337,18 @@ def load_round(folder: str | Path) -> tuple[Samples, list[Attribution], dict[str
         stored[name] = tuple(stored.get(name, np.array([])).tolist())
     stored["missing"] = tuple(map(tuple, stored["missing"].tolist()))
     stored["accuracy"] = float(stored["accuracy"])
+    return Samples(**stored), load_maps(folder, settings.pop("methods")), settings
+
+
+def load_maps(folder: Path, methods: Mapping[str, Any]) -> list[Attribution]:
+    """Read back what `save_maps` wrote.
+
+    Args:
+        folder: of the files.
+        methods: what `save_maps` gave.
+    """
     attributions = []
-    for name, method in settings.pop("methods").items():
+    for name, method in methods.items():
         with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
             columns: dict[str, Any] = {"details": {}, "measures": {}}
             for key in file.files:
@@ -335,7 +358,7 @@ def load_round(folder: str | Path) -> tuple[Samples, list[Attribution], dict[str
                 else:
                     columns[key] = file[key]
         attributions.append(Attribution(**method, **columns))
-    return Samples(**stored), attributions, settings
+    return attributions
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -56,7 +56,7 @@ ROOMS = {
     "comparison": {"errors", "metrics", "records", "report", "words"},
     "tracking": {"errors", "tracking"},
     "model_files": {"errors"},
-    "datasets": {"errors", "datasets"},
+    "datasets": {"errors", "selection", "datasets"},
 }
 # The one room that may name each heavy library.
 OWNERS = {
@@ -70,7 +70,10 @@ OWNERS = {
     "shap": {"records"},
     "skimage": {"explainers", "metrics", "datasets"},
     "sklearn": {"metrics", "datasets"},
-    "tqdm": {"callbacks", "cli"},
+    "tqdm": {"callbacks", "cli", "sharded"},
+    "ray": {"on_ray"},
+    "pyarrow": {"sharded"},
+    "pandas": {"sharded"},
     "PIL": {"tracking", "datasets", "report"},
     "jinja2": {"report"},
     "pydicom": {"datasets"},
