@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,11 @@ def select(model: str, data: str, as_json: bool, **how: Any) -> None:
 @click.option("--out", type=_FOLDER, default="explained", show_default=True, help="Folder of round/ and report.html.")
 @click.option("--title", help="Of the page  [default: the model]")
 @click.option("--log", is_flag=True, help="Keep the result with the MODEL of MLflow, too.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), help="Explain every image, in shards, here or on Ray.")
+@click.option("--shard-size", type=click.IntRange(1), help="With --engine: images in a shard  [default: 256]")
+@click.option("--workers", type=click.IntRange(1), help="With --engine ray: processes, each with one core.")
+@click.option("--gpus", type=click.FloatRange(0), help="With --engine ray: share of a GPU for each worker.")
+@click.option("--address", help="With --engine ray: of the cluster  [default: one is started here]")
 @_JSON
 def explain(
     model: str,
@@ -227,16 +232,30 @@ def explain(
     out: Path,
     title: str | None,
     log: bool,
+    engine: str | None,
     as_json: bool,
     **how: Any,
 ) -> None:
     """Explain the surest images of each class by several methods, measure the maps, and write a page to read.
 
+    With --engine every image is explained instead, for the class that is predicted, as many as there are; what is done
+    is not done again when the command is given anew.
+
     \b
     keras-explain explain model.keras pictures/ --out explained
     keras-explain explain model.keras data.npz --methods vanilla,integrated_gradients --why-not integrated_gradients
     keras-explain explain models:/resnet/2 pictures/ --log
+    keras-explain explain model.keras pictures/ --engine ray --workers 8 --gpus 0.25 --address ray://head:10001
     """
+    whole = {name: how.pop(name) for name in ("shard_size", "workers", "gpus", "address")}
+    given = {name: value for name, value in whole.items() if value is not None}
+    if engine is not None:
+        if why_not or title or log:
+            raise click.UsageError("--why-not, --title and --log are for the page, which --engine does not write.")
+        _explain_all(model, data, methods, out, metrics, engine, given, as_json, how)
+        return
+    if given:
+        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} needs --engine.")
     from keras_explain.post_training import explain_selected
     from keras_explain.tracking.runs import is_address, keep_with_model
 
@@ -443,12 +462,40 @@ def _model(text: str, architecture: str | None) -> Any:
     return load_logged_model(text) if is_address(text) else load_model(text, architecture=architecture)
 
 
-def _selected(model: str, data: str, how: dict[str, Any], like: Any = None) -> tuple[Any, Any, dict[str, Any]]:
-    """A scorer of the model, the images to explain, and how they were made; for a second model those of the first."""
+def _explain_all(
+    model: str,
+    data: str,
+    methods: Sequence[str],
+    out: Path,
+    metrics: Sequence[str] | None,
+    engine: str,
+    given: dict[str, Any],
+    as_json: bool,
+    how: dict[str, Any],
+) -> None:
     import keras_explain as kx
+
+    loaded, opened = _opened(model, data, how)
+    shared = {"background": how["background"], "seed": how["seed"]}
+    found = kx.explain_dataset(
+        loaded, opened.data, methods, out, engine=engine, metrics=metrics or (), **shared, **given
+    )
+    index = found.index
+    if as_json:
+        images = int(index.position.nunique())
+        _print_json({"out": str(out), "images": images, "maps": len(index), "shards": len(found.shards)})
+        return
+    numbers = [
+        name for name in index.select_dtypes("number") if name not in ("position", "label", "shard", "row", "target")
+    ]
+    click.echo(index.groupby("method", sort=False)[numbers].mean().dropna(axis=1, how="all").T.to_string())
+    click.echo(f"\n{len(index)} maps of {index.position.nunique()} images in {out}, {len(found.shards)} shards")
+
+
+def _opened(model: str, data: str, how: dict[str, Any]) -> tuple[Any, Any]:
+    """The model, and the data as it receives them."""
     from keras_explain.datasets.own import open_data
     from keras_explain.datasets.preprocessing import Preprocessing
-    from keras_explain.selection import rescales
 
     loaded = _model(model, how["architecture"])
     opened = open_data(
@@ -459,9 +506,17 @@ def _selected(model: str, data: str, how: dict[str, Any], like: Any = None) -> t
         class_names=how["class_names"],
         class_map=how["class_map"],
         preprocessing=Preprocessing.from_settings(how["settings"]) if how["settings"] else None,
-        scale=how["scale"] or ((0.0, 255.0) if rescales(loaded) else (0.0, 1.0)),
+        scale=how["scale"],
         window=how["window"],
     )
+    return loaded, opened
+
+
+def _selected(model: str, data: str, how: dict[str, Any], like: Any = None) -> tuple[Any, Any, dict[str, Any]]:
+    """A scorer of the model, the images to explain, and how they were made; for a second model those of the first."""
+    import keras_explain as kx
+
+    loaded, opened = _opened(model, data, how)
     scorer, names = kx.Scorer(loaded), opened.class_names
     chosen = {name: how[name] for name in ("images_per_class", "candidates", "background", "seed")}
     # A stream has sent classes to outputs already.

@@ -204,6 +204,27 @@ def test_pictures_are_made_as_for_an_earlier_round(place, tmp_path):
     np.testing.assert_allclose([row["confidence"] for row in rows], stored.confidence)
 
 
+def test_every_image_in_shards(place, expected, tmp_path):
+    model, _, _ = expected
+    options = ["--methods", "vanilla,lime", "--engine", "local", "--shard-size", "5", "--out", tmp_path / "all"]
+    found = json.loads(run("explain", place / "model.keras", place / "scaled.npz", *options, "--json").stdout)
+    assert found == {"out": str(tmp_path / "all"), "images": 12, "maps": 24, "shards": 3}
+    index = kx.ExplainedDataset(tmp_path / "all").index
+    by_hand = kx.explain(model, SCALED, "vanilla")
+    np.testing.assert_allclose(index[index.method == "vanilla"].score, by_hand.score, rtol=1e-4)
+    again = run("explain", place / "model.keras", place / "scaled.npz", *options).stdout
+    assert "24 maps of 12 images in" in again
+    assert "score" in again
+    for wrong, message in (
+        (["--why-not", "vanilla"], "are for the page, which --engine does not write"),
+        (["--log"], "are for the page"),
+    ):
+        done = run("explain", place / "model.keras", place / "scaled.npz", *options, *wrong, code=2)
+        assert message in done.stderr
+    done = run("explain", place / "model.keras", place / "scaled.npz", "--shard-size", "5", code=2)
+    assert "--shard-size needs --engine." in done.stderr
+
+
 def test_two_models_and_two_runs_are_compared(place, tmp_path):
     other = small_cnn(seed=5)
     kernel = other.layers[-1].kernel
