@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from keras_explain.errors import ExplainError
-from keras_explain.explainers import METHODS
+from keras_explain.errors import ExplainError, ExplanationWarning, InputError
+from keras_explain.explainers import METHODS, named
 from keras_explain.metrics import METRICS
 from keras_explain.verdicts import GUESSING
 
@@ -26,6 +27,7 @@ class _Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         with warnings.catch_warnings():
+            warnings.simplefilter("always", ExplanationWarning)
             warnings.showwarning = lambda message, *_, **__: click.echo(f"keras-explain: {message}", err=True)
             try:
                 return super().invoke(context)
@@ -121,6 +123,7 @@ def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="How many images of each class.",
         ),
         click.option("--candidates", type=click.IntRange(1), help="Look at so many images at most  [default: all]"),
+        click.option("--output", help="Name of the explained output, where the model has several."),
         click.option(
             "--background", default=50, show_default=True, help="Images that GradientShap takes its expectation over."
         ),
@@ -275,7 +278,7 @@ def explain(
             settings=settings,
             advance=bar.advance,
         )
-    kept = keep_with_model(model, out) if log else None
+    kept = keep_with_model(model, out / "round", out / "report.html") if log else None
     if as_json:
         _print_json(
             {
@@ -314,7 +317,7 @@ def evaluate(model: str, folder: Path, metrics: tuple[str, ...], architecture: s
     keras-explain evaluate model.keras explained/round --metrics faithfulness,randomization
     """
     import keras_explain as kx
-    from keras_explain.engine import identity
+    from keras_explain.engine import finite, identity, number_name, own_maps, with_others
     from keras_explain.post_training import explainer_of
     from keras_explain.records import save_round
     from keras_explain.report import rounds_in, write_report
@@ -325,15 +328,18 @@ def evaluate(model: str, folder: Path, metrics: tuple[str, ...], architecture: s
     if known not in (None, identity(loaded)["weights"]):
         raise click.ClickException(f"{model} has other weights than the model that was explained in {place}.")
     scorer, measured = kx.Scorer(loaded), []
+    numbers: dict[str, float] = {}
     with _bar(len(attributions)) as bar:
         for i, attribution in enumerate(attributions):
             bar.advance(attribution.method)
-            others = [other for k, other in enumerate(attributions) if k != i]
-            measured.append(
-                kx.metrics.measure(
-                    scorer, samples, attribution, metrics, explainer=explainer_of(attribution), others=others
-                )
+            own = own_maps(samples, attribution)
+            others = [own_maps(samples, other) for k, other in enumerate(attributions) if k != i]
+            found = kx.metrics.measure(
+                scorer, samples, own, metrics, explainer=explainer_of(attribution), others=others
             )
+            measured.append(with_others(samples, found, attribution))
+            numbers |= {number_name(attribution.method, name): mean for name, mean in kx.metrics.means(found).items()}
+    settings["numbers"] = {**settings.get("numbers", {}), **finite(numbers)}
     save_round(place, samples, measured, settings)
     page = place.parent / "report.html"
     if place.name == "round" and page.is_file():  # that of `explain`
@@ -405,12 +411,18 @@ def compare(
     from keras_explain.tracking.runs import rounds_of
 
     if data is None:
+        context = click.get_current_context()
+        shared = {"first", "second", "out", "as_json", "data"}
+        given = [name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+        if extra := [name for name in given if name not in shared]:
+            raise click.UsageError(f"--{extra[0].replace('_', '-')} is for two models; give their images in --data.")
         with tempfile.TemporaryDirectory() as folder:
             places = [Path(folder) / side for side in ("first", "second")]
             for place in places:
                 place.mkdir()
             rounds = [
-                rounds_in(rounds_of(name, place))[-1] for name, place in zip((first, second), places, strict=True)
+                rounds_in(rounds_of(name, place, last=True))[-1]
+                for name, place in zip((first, second), places, strict=True)
             ]
             agreement = write(kx.load_round(rounds[0]), kx.load_round(rounds[1]), out, (first, second))
     else:
@@ -419,7 +431,7 @@ def compare(
             raise click.ClickException("There is no image to explain: the first model predicts none correctly.")
         other, same, others_settings = _selected(second, data, how, like=samples)
         explained = [
-            (shown, [kx.explain(scorer, shown, method) for method in methods], about)
+            (shown, [kx.explain(scorer, shown, method) for _, method in named(methods, how["seed"])], about)
             for scorer, shown, about in ((one, samples, settings), (other, same, others_settings))
         ]
         agreement = write(explained[0], explained[1], out, (first, second))
@@ -476,7 +488,7 @@ def _explain_all(
     import keras_explain as kx
 
     loaded, opened = _opened(model, data, how)
-    shared = {"background": how["background"], "seed": how["seed"]}
+    shared = {"background": how["background"], "seed": how["seed"], "output": how["output"]}
     found = kx.explain_dataset(
         loaded, opened.data, methods, out, engine=engine, metrics=metrics or (), **shared, **given
     )
@@ -517,11 +529,9 @@ def _selected(model: str, data: str, how: dict[str, Any], like: Any = None) -> t
     import keras_explain as kx
 
     loaded, opened = _opened(model, data, how)
-    scorer, names = kx.Scorer(loaded), opened.class_names
+    scorer, names = kx.Scorer(loaded, how["output"]), opened.class_names
     chosen = {name: how[name] for name in ("images_per_class", "candidates", "background", "seed")}
-    # A stream has sent classes to outputs already.
-    class_map = how["class_map"] if opened.preprocessing is None else None
-    samples = kx.select(scorer, opened.data, class_names=names, class_map=class_map, **chosen)
+    samples = kx.select(scorer, opened.data, class_names=names, class_map=opened.class_map, **chosen)
     if not len(samples) or samples.accuracy < GUESSING / scorer.head(samples.images).classes:
         words = f"The model gets {samples.accuracy:.1%} of these images right, as guessing would."
         click.echo(f"keras-explain: {words} {_CHANCE_ADVICE}", err=True)
@@ -547,6 +557,10 @@ def _same_images(scorer: Any, own: Any, data: Any, like: Any) -> Any:
         found |= {name: image for name, image in zip(names, images, strict=True) if name in wanted}
         seen += len(images)
     images = np.stack([found[name] for name in like.ids])
+    if images.shape != like.images.shape:
+        raise InputError(
+            f"The models take images of {like.images.shape[1:]} and {images.shape[1:]}; maps of one size compare."
+        )
     logits = scorer.logits(images)
     shares = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
     confidence = np.take_along_axis(shares, like.targets[:, :1], axis=1)[:, 0]

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 from keras_explain import figures, metrics
-from keras_explain.errors import OutOfTime
+from keras_explain.errors import InputError, OutOfTime
 from keras_explain.explainers import Explainer
 from keras_explain.gradients import Scorer
 from keras_explain.observer import untouched
@@ -34,6 +34,7 @@ from keras_explain.verdicts import CHANCE
 _PACKAGES = ("keras-explain-callbacks", "keras", "numpy", "lime", "shap", "mlflow")
 _LONGEST_NAME = 80
 _LONGEST_COMMAND = 2000
+_SECRET = "(?:pass|token|secret|key|credential)"
 
 
 @dataclass(repr=False)
@@ -104,7 +105,7 @@ def explain_round(
                 attribution = explainer.explain(scorer, asked)
             if name in why_not:
                 result.whole[name] = attribution
-                attribution = attribution[:: asked.targets.shape[1]]
+                attribution = own_maps(samples, attribution)
             attribution = metrics.measure(scorer, samples, attribution, [])  # whether it is of these samples
         except OutOfTime:
             result.stopped.append(name)
@@ -157,7 +158,7 @@ def measure_round(
                 failed=failed,
             )
         found.numbers |= {
-            _number_name(name, measure): mean for measure, mean in metrics.means(found.attributions[i]).items()
+            number_name(name, measure): mean for measure, mean in metrics.means(found.attributions[i]).items()
         }
 
 
@@ -169,14 +170,50 @@ def _all_classes(scorer: Scorer, samples: Samples) -> np.ndarray:
     return np.concatenate([own, np.stack(others)], axis=1)
 
 
-def _with_others(own: Attribution, whole: Attribution) -> Attribution:
-    """The maps of every class, of which those of the images' own classes are measured."""
-    each = len(whole) // len(own)
-    measures = {}
-    for name, rows in own.measures.items():
-        measures[name] = np.full((len(whole), *rows.shape[1:]), np.nan)
-        measures[name][::each] = rows
+def check_why_not(names: str | Collection[str], explainers: Sequence[tuple[str, Explainer]]) -> tuple[str, ...]:
+    """The names, each of which must be that of an explainer.
+
+    Raises:
+        InputError: one is not.
+    """
+    names, known = (names,) if isinstance(names, str) else tuple(names), [name for name, _ in explainers]
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"why_not names {unknown[0]!r}, which is none of the explainers: {', '.join(known)}.")
+    return names
+
+
+def own_maps(samples: Samples, attribution: Attribution) -> Attribution:
+    """One map for each sample, that of its own class, from those of every class.
+
+    Raises:
+        InputError: it lacks one.
+    """
+    found = _own_rows(samples, attribution)
+    if len(found) != len(samples):
+        raise InputError(f"{attribution.method} gives {len(attribution)} maps, not one of every image's own class.")
+    return attribution[found]
+
+
+def with_others(samples: Samples, own: Attribution, whole: Attribution) -> Attribution:
+    """The maps of every class, of which those of the images' own classes are measured.
+
+    Args:
+        samples: that are explained.
+        own: what `own_maps` gave of `whole`, with measures.
+        whole: all maps.
+    """
+    measures, rows = {}, _own_rows(samples, whole)
+    for name, column in own.measures.items():
+        measures[name] = np.full((len(whole), *column.shape[1:]), np.nan)
+        measures[name][rows] = column
     return dataclasses.replace(whole, measures=measures)
+
+
+def _own_rows(samples: Samples, attribution: Attribution) -> np.ndarray:
+    """In the order of the samples, the first row of each that explains its first target."""
+    rows, targets = attribution.rows, attribution.targets
+    mine = [np.flatnonzero((rows == i) & (targets == samples.targets[i, 0]))[:1] for i in range(len(samples))]
+    return np.concatenate([np.zeros(0, int), *mine])
 
 
 def identity(model: keras.Model) -> dict[str, Any]:
@@ -191,11 +228,23 @@ def identity(model: keras.Model) -> dict[str, Any]:
     return {"name": model.name, "parameters": model.count_params(), "weights": found.hexdigest()}
 
 
+def without_secrets(command: str) -> str:
+    """A command without passwords in addresses, and without what is called password, token, secret or key.
+
+    Example:
+        >>> from keras_explain.engine import without_secrets
+        >>> without_secrets("train --api-key abc --lr=1 http://me:pw@host/?token=xyz&run=1")
+        'train --api-key *** --lr=1 http://***@host/?token=***&run=1'
+    """
+    command = re.sub(r"(?<=://)[^\s'\"]+@", "***@", command)
+    command = re.sub(rf"([?&][^=&\s]*{_SECRET}[^=&\s]*=)[^&\s'\"]+", r"\1***", command, flags=re.I)
+    return re.sub(rf"(--?[\w-]*{_SECRET}[\w-]*)([= ])\S+", r"\1\2***", command, flags=re.I)
+
+
 @functools.cache
 def origin() -> dict[str, str]:
     """Where this process comes from: its command, without passwords in addresses, and the commit of its folder."""
-    command = re.sub(r"://[^/@\s]+@", "://***@", shlex.join(sys.orig_argv))
-    found = {"command": command[:_LONGEST_COMMAND]}
+    found = {"command": without_secrets(shlex.join(sys.orig_argv))[:_LONGEST_COMMAND]}
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
         changed = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5)
@@ -210,7 +259,7 @@ def _before(before: Round | None, name: str) -> tuple[Samples, Attribution] | No
     return before.samples, before.attributions[before.methods.index(name)]
 
 
-def _number_name(method: str, measure: str) -> str:
+def number_name(method: str, measure: str) -> str:
     """Chance levels belong to the images, and are the same for every method."""
     return f"val_explain_{measure}" if measure in CHANCE.values() else f"val_explain_{plain_name(method)}_{measure}"
 
@@ -275,7 +324,7 @@ def write_round(
         "panels": panel_names(found.samples),
     }
     pairs = zip(found.methods, found.attributions, strict=True)
-    kept = [_with_others(own, found.whole[name]) if name in found.whole else own for name, own in pairs]
+    kept = [with_others(found.samples, own, found.whole[name]) if name in found.whole else own for name, own in pairs]
     save_round(folder, found.samples, kept, about)
     draw_round(folder, found.samples, kept, about)
     return found.samples, kept, about
@@ -346,7 +395,11 @@ def _panels(
 def panel_names(samples: Samples) -> list[str]:
     """A stable, harmless file name for the panel of each sample: data-set class, name of the target, rank."""
     pairs = list(zip(samples.labels.tolist(), samples.targets[:, 0].tolist(), strict=True))
-    return [_panel_name(samples, *pair, rank=pairs[:i].count(pair)) for i, pair in enumerate(pairs)]
+    names: list[str] = []
+    for i, pair in enumerate(pairs):
+        name = _panel_name(samples, *pair, rank=pairs[:i].count(pair))
+        names.append(name if name not in names else f"{name}_{i}")  # two class names may be alike but for their signs
+    return names
 
 
 def _panel_name(samples: Samples, label: int, target: int, rank: int) -> str:

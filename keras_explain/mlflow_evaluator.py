@@ -34,14 +34,15 @@ class KerasExplainEvaluator(ModelEvaluator):
     The data are a DataFrame with a column of picture files (`image`, or the only one beside the targets), since MLflow
     takes no arrays of four axes, or flat numbers (n, height * width * channels) as the model receives them.
 
-    In `evaluator_config`: `methods`, `metrics`, `why_not`, `class_names`, `images_per_class`, `candidates`,
-    `background`, `seed`, `title`; `scale` and `window`, or `preprocessing` as in a round's settings.
+    It takes part where `evaluator_config` names something of it, at least the methods. There may be: `methods`,
+    `metrics`, `why_not`, `class_names`, `images_per_class`, `candidates`, `background`, `seed`, `title`; `scale` and
+    `window`, or `preprocessing` as in a round's settings.
     """
 
     @classmethod
     def can_evaluate(cls, *, model_type: str, evaluator_config: dict[str, Any], **kwargs: Any) -> bool:
-        """Classifiers."""
-        return model_type == "classifier"
+        """Classifiers, where the config asks for it: MLflow offers every evaluation to all that are installed."""
+        return model_type == "classifier" and bool(evaluator_config)
 
     def evaluate(
         self,
@@ -94,10 +95,18 @@ class KerasExplainEvaluator(ModelEvaluator):
 def _data(dataset: Any, model: Any, config: dict[str, Any]) -> Any:
     """Pictures of the files that a column names, or flat images in the model's shape."""
     features, labels = dataset.features_data, np.asarray(dataset.labels_data)
+    names = list(config.get("class_names", ()))
+    if labels.dtype.kind not in "iu":
+        if unknown := [label for label in labels.tolist() if label not in names]:
+            raise InputError(f"The label {unknown[0]!r} is no number, and none of class_names: {', '.join(names)}.")
+        labels = np.array([names.index(label) for label in labels.tolist()])
     shape = model.input_shape[1:]
     if not hasattr(features, "columns"):
         return np.asarray(features, "float32").reshape(-1, *shape), labels.astype("int64")
-    named = "image" if "image" in features.columns else features.columns[0]
+    texts = [name for name in features.columns if all(isinstance(value, (str, Path)) for value in features[name])]
+    if len(texts) > 1 and "image" not in texts:
+        raise InputError(f"data have the columns {', '.join(texts)}; call that of the picture files 'image'.")
+    named = "image" if "image" in features.columns else texts[0] if texts else features.columns[0]
     if not all(isinstance(value, (str, Path)) for value in features[named]):
         if features.shape[1] != np.prod(shape):
             raise InputError(f"data need a column of picture files, or {np.prod(shape)} numbers a row for {shape}.")

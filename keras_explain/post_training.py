@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_explain import metrics as quality
-from keras_explain.engine import History, Round, explain_round, write_round
+from keras_explain.engine import History, Round, check_why_not, explain_round, write_round
 from keras_explain.errors import ExplanationWarning, InputError
-from keras_explain.explainers import METHODS, Explainer, resolve
+from keras_explain.explainers import METHODS, Explainer, named
 from keras_explain.gradients import Scorer
 from keras_explain.records import Attribution, Samples
 from keras_explain.report import Report, write_page
@@ -58,12 +58,8 @@ def explain_selected(
     """
     if not len(samples):
         raise InputError("There is no image to explain: none of any class is predicted correctly.")
-    named = {}
-    for method in methods:
-        explainer: Any = resolve(method)
-        if isinstance(method, str) and hasattr(explainer, "seed"):
-            explainer = dataclasses.replace(explainer, seed=seed)
-        named[str(method if isinstance(method, str) else getattr(method, "method", type(method).__name__))] = explainer
+    explainers = named(methods, seed)
+    why_not = check_why_not(why_not, explainers)
     due = [quality.resolve(metric) for metric in (quality.default() if metrics is None else metrics)]
 
     def failed(name: str, error: Exception) -> None:
@@ -71,7 +67,7 @@ def explain_selected(
             f"{name} failed, the rest is done. {type(error).__name__}: {error}", ExplanationWarning, stacklevel=2
         )
 
-    found = explain_round(model, samples, list(named.items()), due, None, failed, advance, why_not)
+    found = explain_round(model, samples, explainers, due, None, failed, advance, why_not)
     out = Path(out)
     stored = write_round(out / "round", found, History(), title, {"seed": seed, **(settings or {})})
     report = Report(title)

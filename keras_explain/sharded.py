@@ -20,7 +20,7 @@ from keras_explain import metrics as quality
 from keras_explain.batches import Batch, batches, batches_at, count
 from keras_explain.engine import identity, versions
 from keras_explain.errors import InputError, MissingExtra, check_counts
-from keras_explain.explainers import Explainer, explain, resolve
+from keras_explain.explainers import Explainer, explain, named
 from keras_explain.gradients import Scorer
 from keras_explain.observer import untouched
 from keras_explain.records import Attribution, Samples, load_maps, save_maps
@@ -159,12 +159,12 @@ def explain_dataset(
     out = Path(out)
     live = model if isinstance(model, keras.Model) else _load(model)
     images = count(data)
-    named = [_seeded(method, seed) for method in explainers]
+    methods = named(explainers, seed)
     job = Job(
         str(out.resolve()),
         data,
-        [name for name, _ in named],
-        [_with_background(explainer, data, images, background) for _, explainer in named],
+        [name for name, _ in methods],
+        [_with_background(explainer, data, images, background) for _, explainer in methods],
         [quality.resolve(metric) for metric in metrics],
         targets,
         shard_size,
@@ -322,13 +322,6 @@ def _load(model: str | Path) -> keras.Model:
     from keras_explain.model_files import load_model
 
     return load_model(model)
-
-
-def _seeded(method: str | Explainer, seed: int) -> tuple[str, Explainer]:
-    explainer: Any = resolve(method)
-    if not isinstance(method, str):
-        return str(getattr(explainer, "method", type(explainer).__name__)), explainer
-    return method, dataclasses.replace(explainer, seed=seed) if hasattr(explainer, "seed") else explainer
 
 
 def _with_background(explainer: Any, data: Any, images: int | None, wanted: int) -> Any:

@@ -102,7 +102,7 @@ def titles(attributions: Sequence[Attribution]) -> list[str]:
         >>> titles(maps)
         ['RISE, masks 9', 'RISE, masks 99']
     """
-    found = []
+    found: list[str] = []
     for attribution in attributions:
         alike = [other.settings for other in attributions if other.method == attribution.method]
         differ = [
@@ -110,5 +110,7 @@ def titles(attributions: Sequence[Attribution]) -> list[str]:
             for name, value in attribution.settings.items()
             if any(settings.get(name) != value for settings in alike)
         ]
-        found.append(", ".join([about(attribution.method).title, *differ]))
+        title = ", ".join([about(attribution.method).title, *differ])
+        again = sum(other == title or other.startswith(f"{title} (") for other in found)
+        found.append(f"{title} ({again + 1})" if again else title)
     return found

@@ -677,6 +677,55 @@ def test_seconds_of_compiling_stand_apart(tmp_path):
     assert sum(second.values()) < sum(first.values())
 
 
+class Shuffled:
+    """Every class, targets slow and images fast, as no rule forbids."""
+
+    method = "shuffled"
+
+    def explain(self, scorer, samples):
+        found = kx.explain(scorer, samples, "vanilla", samples.targets)
+        order = np.argsort(found.targets, kind="stable")
+        return found[order]
+
+
+class OwnAlone:
+    """Says nothing of the class that it is asked about."""
+
+    method = "own_alone"
+
+    def explain(self, scorer, samples):
+        return kx.explain(scorer, samples, "vanilla", 1 - samples.targets[:, :1])
+
+
+def test_every_other_class_is_explained_too(tmp_path):
+    options = {"tracker": kx.DirectoryTracker(tmp_path), "on_error": "raise", "metrics": ["border"]}
+    asked = ["vanilla", "shuffled"]
+    callback = ExplanationCallback((X, Y), ["vanilla", Shuffled()], why_not=asked, **options)
+    fit(always_right(), [callback], epochs=1)
+    samples, maps, settings = kx.load_round(tmp_path / "explanations" / "epoch_0000")
+    plain = ExplanationCallback((X, Y), ["vanilla"], **options)
+    fit(always_right(), [plain], epochs=1)
+    classes = len(maps[0]) // len(samples)
+    for found, own in zip(maps, callback.latest.attributions, strict=True):
+        assert len(found) == classes * len(samples) > len(own) == len(samples)
+        np.testing.assert_array_equal(own.targets, samples.targets[:, 0])
+        np.testing.assert_allclose(own.values, plain.latest.attributions[0].values, atol=1e-6)
+        mine = found.targets == samples.targets[found.rows, 0]
+        expected = own.measures["border_share"][found.rows[mine]]
+        np.testing.assert_array_equal(found.measures["border_share"][mine], expected)
+        assert np.isnan(found.measures["border_share"][~mine]).all()
+        for row, target in set(zip(found.rows.tolist(), found.targets.tolist(), strict=True)):
+            assert 0 <= row < len(samples)
+            assert 0 <= target < classes
+    assert settings["why_not"] == asked
+    assert settings["model"]["parameters"] > 0
+    wrong = ExplanationCallback((X, Y), [OwnAlone()], why_not=["own_alone"], **options)
+    with pytest.raises(kx.InputError, match="not one of every image's own class"):
+        fit(always_right(), [wrong], epochs=1)
+    with pytest.raises(kx.InputError, match="why_not names 'lime', which is none of the explainers: vanilla"):
+        ExplanationCallback((X, Y), ["vanilla"], why_not="lime")
+
+
 def test_a_budget_that_choosing_images_exhausts(tmp_path, capsys, clock):
     class Batches(keras.utils.PyDataset):
         def __len__(self):

@@ -225,6 +225,93 @@ def test_every_image_in_shards(place, expected, tmp_path):
     assert "--shard-size needs --engine." in done.stderr
 
 
+def test_every_class_is_stored_and_the_own_one_measured(place, expected, tmp_path):
+    model, _, _ = expected
+    out = tmp_path / "e"
+    options = ["--methods", "vanilla,integrated_gradients", "--why-not", "vanilla", "--out", out]
+    run("explain", place / "model.keras", place / "scaled.npz", *options)
+    samples, before, _ = kx.load_round(out / "round")
+    metrics = ["--metrics", "faithfulness,border,agreement"]
+    measured = json.loads(run("evaluate", place / "model.keras", out, *metrics, "--json").stdout)
+    own = kx.explain(model, samples, "vanilla")
+    gradients = kx.explain(model, samples, "integrated_gradients")
+    by_hand = kx.metrics.evaluate(model, samples, own, metrics=metrics[1].split(","), others=[gradients])
+    for name, value in by_hand.items():
+        assert measured["vanilla"][name] == pytest.approx(value, rel=1e-3), name
+    _, after, settings = kx.load_round(out / "round")
+    assert settings["numbers"]["val_explain_vanilla_deletion"] == pytest.approx(by_hand["deletion"], rel=1e-3)
+    assert len(after[0]) == len(before[0]) == 3 * len(samples)
+    others = after[0].targets != samples.targets[after[0].rows, 0]
+    assert np.isnan(after[0].measures["deletion"][others]).all()
+    assert np.isfinite(after[0].measures["deletion"][~others]).all()
+    done = run(
+        "explain", place / "model.keras", place / "scaled.npz", "--methods", "vanilla", "--why-not", "lime", code=1
+    )
+    assert "why_not names 'lime', which is none of the explainers: vanilla." in done.stderr
+
+
+def test_seed_background_and_part_change_what_they_should(place, tmp_path):
+    def maps(*options):
+        run("explain", place / "model.keras", *options, "--out", tmp_path / "e")
+        return kx.load_round(tmp_path / "e" / "round")[1][0]
+
+    shap = [place / "scaled.npz", "--methods", "gradient_shap"]
+    base = maps(*shap)
+    assert (maps(*shap, "--seed", "1").values != base.values).any()
+    assert (maps(*shap, "--background", "2").base_score != base.base_score).any()
+    np.testing.assert_array_equal(maps(*shap).values, base.values)
+    labels = np.load(place / "scaled.npz")["labels"]
+    np.savez(tmp_path / "both.npz", x_train=SCALED[:4], y_train=labels[:4], x_test=SCALED[4:], y_test=labels[4:])
+    found = [
+        json.loads(
+            run(
+                "select",
+                place / "model.keras",
+                tmp_path / "both.npz",
+                "--part",
+                part,
+                "--images-per-class",
+                "12",
+                "--json",
+            ).stdout
+        )
+        for part in ("train", "test")
+    ]
+    assert [len(one["images"]) for one in found] == [4, 8]
+
+
+def test_no_method_at_all_is_an_error(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run(
+        "explain",
+        place / "model.keras",
+        place / "scaled.npz",
+        "--methods",
+        "gradient_shap",
+        "--background",
+        "0",
+        code=1,
+    )
+    assert "No method could explain this model" in done.stderr
+
+
+def test_options_that_do_nothing_are_refused(place, tmp_path):
+    done = run("compare", "a", "b", "--methods", "lime", code=2)
+    assert "--methods is for two models; give their images in --data." in done.stderr
+    done = run("select", place / "model.keras", place / "scaled.npz", "--scale", "0", "1", code=1)
+    assert "holds fractions, which the model receives as they are" in done.stderr
+
+
+def test_several_outputs_have_names(place, tmp_path):
+    image = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten()(image)
+    heads = [keras.layers.Dense(3, "softmax", name=name)(flat) for name in ("a", "b")]
+    keras.Model(image, heads).save(tmp_path / "two.keras")
+    options = ["select", tmp_path / "two.keras", place / "scaled.npz", "--json"]
+    one, other = (json.loads(run(*options, "--output", name).stdout)["images"] for name in ("a", "b"))
+    assert one != other
+
+
 def test_two_models_and_two_runs_are_compared(place, tmp_path):
     other = small_cnn(seed=5)
     kernel = other.layers[-1].kernel
@@ -241,6 +328,16 @@ def test_two_models_and_two_runs_are_compared(place, tmp_path):
         run("explain", place / "model.keras", place / "scaled.npz", "--methods", "vanilla", "--out", tmp_path / name)
     done = run("compare", tmp_path / "one" / "round", tmp_path / "two" / "round", "--out", page)
     assert "mean rank agreement 1.000" in done.stdout
+    for epoch in (0, 1):  # the last rounds are taken
+        samples, found, _ = kx.load_round(tmp_path / "one" / "round")
+        turned = [kx.Attribution("vanilla", (1 - 2 * epoch) * a.values, a.targets, a.rows, a.score) for a in found]
+        kx.save_round(tmp_path / "t" / "explanations" / f"epoch_{epoch:04d}", samples, turned)
+    assert "mean rank agreement -1.000" in run("compare", tmp_path / "one", tmp_path / "t", "--out", page).stdout
+    small = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
+    small.save(tmp_path / "small.keras")
+    options = ["--data", place / "words.csv", "--class-names", ",".join(NAMES), "--out", page]
+    done = run("compare", place / "model.keras", tmp_path / "small.keras", *options, code=1)
+    assert "The models take images of (8, 8, 1) and (4, 4, 1)" in done.stderr
 
 
 def test_two_models_of_other_ranges_receive_the_same_pictures(place, tmp_path):
@@ -290,7 +387,7 @@ def test_models_and_runs_of_mlflow(place, expected, mlflow_server, tmp_path, mon
         done = run("explain", "models:/cli/1", place / "scaled.npz", *options, "--log")
         assert f"and with the model {info.model_id}" in done.stdout
         kept = mlflow.MlflowClient().list_logged_model_artifacts(info.model_id, "explanations")
-        assert "explanations/report.html" in [file.path for file in kept]
+        assert [file.path for file in kept] == ["explanations/report.html", "explanations/round"]
         tracker = kx.MlflowTracker()
         model.compile("sgd", "sparse_categorical_crossentropy")
         data = (SCALED, np.arange(12) % 3)
@@ -391,6 +488,10 @@ def test_colours_and_depths_of_files(tmp_path):
         ("c.npz", {"pictures": X}, "needs images and labels, or x and y; it has pictures"),
         ("d.npz", {"images": X, "labels": np.arange(3)}, "has 12 images and 3 labels"),
         ("e.npz", b"nothing", "is no npz that can be read"),
+        ("g.csv", "filename,label\n", "has no rows"),
+        ("h.csv", "filename,label\na.png\n", "Line 2 of .*h.csv has no filename or no label"),
+        ("i.csv", "filename,label\ngr\xfcn.png,1\n".encode("latin-1"), "is not in UTF-8"),
+        ("j.npz", {"images": X, "labels": np.eye(3)[np.arange(12) % 3] + 1}, "several classes at once"),
         ("f.npz", {"images": np.array([{}], object), "labels": np.zeros(1)}, "is no npz that can be read"),
     ],
 )
@@ -418,6 +519,36 @@ def test_a_model_of_other_images_is_refused(place):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
     with pytest.raises(kx.InputError, match=r"takes \(None, 4\); pictures need a model of fixed"):
         open_data(place / "numbers.csv", model)
+
+
+def test_classes_of_folders_are_those_of_keras(tmp_path):
+    for name in ("b", "a", "c", ".cache"):
+        (tmp_path / name).mkdir()
+    for name in ("a", "c", ".cache"):
+        Image.fromarray(X[0]).save(tmp_path / name / "1.png")
+    opened = open_data(tmp_path, small_cnn())
+    assert opened.class_names == ("a", "b", "c")  # one without pictures is a class, a hidden one is none
+    assert dict(zip(opened.data.ids, opened.data.labels, strict=True)) == {"a/1.png": 0, "c/1.png": 2}
+
+
+def test_labels_of_several_classes_and_words_in_an_npz(tmp_path):
+    several = (np.arange(36).reshape(12, 3) % 2).astype("int64")
+    np.savez(tmp_path / "several.npz", x=SCALED, y=several)
+    np.testing.assert_array_equal(open_data(tmp_path / "several.npz", small_cnn(head="sigmoid")).data[1], several)
+    np.savez(tmp_path / "words.npz", x=SCALED, y=np.array(NAMES)[np.arange(12) % 3])
+    np.testing.assert_array_equal(
+        open_data(tmp_path / "words.npz", small_cnn(), class_names=NAMES).data[1], np.arange(12) % 3
+    )
+    np.savez(tmp_path / "tasks.npz", x=SCALED, y=np.arange(12) % 5)
+    opened = open_data(tmp_path / "tasks.npz", small_cnn(classes=2), task="model_4")
+    assert kx.select(small_cnn(classes=2), opened.data, class_map=opened.class_map).targets.max() <= 1
+
+
+def test_pictures_of_a_table_may_lie_in_a_folder_of_their_own(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.fromarray(X[3]).save(tmp_path / "images" / "x.png")
+    (tmp_path / "t.csv").write_text("id,class\nx.png,1\n")
+    np.testing.assert_allclose(open_data(tmp_path / "t.csv", small_cnn()).data[0][0][0], SCALED[3], atol=1e-6)
 
 
 def test_tasks_and_mammograms_are_known_by_name(tmp_path):

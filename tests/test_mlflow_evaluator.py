@@ -92,6 +92,7 @@ def test_flat_numbers_are_taken_as_the_model_takes_them(server, logged):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"why_not": ["lime"]}, "why_not names 'lime'"),
         ({"steps": 3}, "evaluator_config has steps; known are"),
         ({"methods": ["gradcam2"]}, "There is no method 'gradcam2'"),
     ],
@@ -102,16 +103,63 @@ def test_options_that_cannot_work_are_refused(server, logged, tmp_path, config, 
         evaluated(info, pictures(tmp_path, labels), **config)
 
 
+def test_scale_window_and_seed_of_an_evaluation(server, logged, tmp_path):
+    _, labels, info = logged
+    data = pictures(tmp_path, labels)
+    ranges = {}
+    for name, config in (("as it is", {}), ("scale", {"scale": [0, 0.5]}), ("window", {"window": [0, 128]})):
+        run_id, _ = evaluated(info, data, **config)
+        samples, _, _ = kx.load_round(rounds_of(run_id, tmp_path) / "epoch_0000")
+        ranges[name] = float(samples.images.mean()), float(samples.images.max())
+    assert 0.9 < ranges["as it is"][1] <= 1
+    assert ranges["scale"][1] <= 0.5
+    assert ranges["window"][0] > 1.2 * ranges["as it is"][0]
+    seeds = []
+    for config in ({"seed": 1, "background": 4}, {"seed": 2, "background": 4}):
+        run_id, _ = evaluated(info, data, **{"methods": ["gradient_shap"], **config})
+        seeds.append(kx.load_round(rounds_of(run_id, tmp_path) / "epoch_0000")[1][0].values)
+    assert (seeds[0] != seeds[1]).any()
+
+
+class Other(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return model_input["a"].to_numpy().astype(int)
+
+
+def test_evaluations_of_others_are_left_alone(server):
+    """MLflow offers every evaluation to all evaluators that are installed."""
+    with mlflow.start_run():
+        info = mlflow.pyfunc.log_model(name="other", python_model=Other(), pip_requirements=[])
+        data = pd.DataFrame({"a": [0.0, 1.0], "label": [0, 1]})
+        found = mlflow.models.evaluate(info.model_uri, data, targets="label", model_type="classifier")
+    assert not any("val_explain" in name for name in found.metrics)
+
+
+def test_the_columns_and_labels_of_a_table(server, logged, tmp_path):
+    _, labels, info = logged
+    data = pictures(tmp_path, labels)
+    with pytest.raises(kx.InputError, match="call that of the picture files 'image'"):
+        evaluated(info, data.rename(columns={"image": "file"}).assign(patient="P0"))
+    words = data.assign(label=[("a", "b", "c")[label] for label in labels])
+    _, found = evaluated(info, words, class_names=["a", "b", "c"])
+    assert "val_explain_vanilla_border_share" in found.metrics
+    with pytest.raises(kx.InputError, match=r"The label .* is no number, and none of class_names"):
+        evaluated(info, words, class_names=["x", "y", "z"])
+
+
 def test_models_are_loaded_by_their_address_and_keep_their_explanations(server, logged, tmp_path):
     model, _, info = logged
     for address in (f"models:/{info.model_id}", info.model_uri):
         loaded = load_logged_model(address)
         np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
+    (tmp_path / "round").mkdir()
+    (tmp_path / "round" / "vanilla.npz").write_bytes(b"maps")
     (tmp_path / "report.html").write_text("page")
-    assert keep_with_model(f"models:/{info.model_id}", tmp_path) == info.model_id
-    assert [file.path for file in server.list_logged_model_artifacts(info.model_id, "explanations")] == [
-        "explanations/report.html"
-    ]
+    (tmp_path / ".env").write_text("secret")
+    address = f"models:/{info.model_id}"
+    assert keep_with_model(address, tmp_path / "round", tmp_path / "report.html") == info.model_id
+    kept = [file.path for file in server.list_logged_model_artifacts(info.model_id, "explanations")]
+    assert kept == ["explanations/report.html", "explanations/round"]
     with pytest.raises(kx.InputError, match=r"models:/nothing/1 cannot be loaded from http"):
         load_logged_model("models:/nothing/1")
     with pytest.raises(kx.InputError, match="is no folder, and no run of"):
@@ -146,7 +194,7 @@ def train(**options):
 def test_autolog_explains_every_fit(tmp_path, fit_as_it_was):
     with pytest.raises(kx.InputError, match="There is no method 'rubbish'"):
         kx.autolog(explainers=["rubbish"])
-    with pytest.raises(TypeError, match="nonsense"):
+    with pytest.raises(kx.InputError, match=r"autolog takes the options of ExplanationCallback: .*nonsense"):
         kx.autolog(nonsense=1)
     kx.autolog(explainers=["vanilla"], tracker=kx.DirectoryTracker(tmp_path), on_error="raise")
     seen = []

@@ -16,6 +16,7 @@ from keras_explain.comparison import compare
 from keras_explain.engine import History, Round, write_round
 from keras_explain.report import Report, rounds_in, write_report
 from keras_explain.report.encoding import encoded_labels, encoded_map, encoded_picture, tiled
+from keras_explain.verdicts import Verdict, advice
 from keras_explain.words import METHODS, about, titles
 
 HOSTILE = "<img src=x onerror=document.title='broken'>"
@@ -31,13 +32,14 @@ def samples_of(n=1, targets=(1,), names=("normal", "mass", "calcification"), sid
     roi = np.zeros((n, side, side), bool)
     roi[:, 4:8, 4:8] = True
     known = {"labels": [1] * n, "confidence": [0.9] * n, "ids": [f"case {i}" for i in range(n)], "accuracy": 0.625}
-    return kx.Samples(images, [list(targets)] * n, roi=roi, class_names=names, **{**known, **options})
+    return kx.Samples(images, [list(targets)] * n, class_names=names, **{"roi": roi, **known, **options})
 
 
 def ramp(method="integrated_gradients", scale=1.0, samples=1, measures=None, **options):
     values = np.concatenate([scale * RAMP] * samples)
     known = {"score": [5.0] * samples, "base_score": [1.0] * samples, "measures": measures or {}}
-    return kx.Attribution(method, values, [1] * samples, range(samples), **{**known, **options})
+    targets = options.pop("targets", [1] * samples)
+    return kx.Attribution(method, values, targets, range(samples), **{**known, **options})
 
 
 def training(
@@ -212,6 +214,22 @@ def test_contours_enclose_what_is_strongest(browser, tmp_path):
         assert abs((xs.min() + xs.max()) / 2 / zoom - column) < 1.5
         assert radius - 2 < (ys.max() - ys.min()) / 2 / zoom < radius + 2
         np.testing.assert_array_equal(pixels[row * zoom + 1, column * zoom + 1], [26, 26, 26])  # 0.1 of 255: the image
+    page.keyboard.press("s")
+    settled(page)
+    pixels = drawn(page, ".sample td canvas")
+    assert (np.abs(pixels - FOR) < 40).all(axis=-1).any()
+    assert not (np.abs(pixels - AGAINST) < 40).all(axis=-1).any()
+
+
+def test_a_single_spot_has_a_contour(browser, tmp_path):
+    values = np.zeros((1, 64, 64, 1))
+    values[0, 30:34, 30:34] = 1.0
+    kx.save_round(tmp_path / "round", samples_of(side=64), [kx.Attribution("mine", values, [1], [0], score=[0.0])])
+    page, _, _ = opened(browser, write_report(tmp_path / "round", tmp_path / "report.html"))
+    page.select_option("#mode", "contour")
+    settled(page)
+    ys, _ = np.nonzero((np.abs(drawn(page, ".sample td canvas") - FOR) < 40).all(axis=-1))
+    assert len(ys)
 
 
 def test_epochs_scroll_play_and_share_a_scale(browser, tmp_path):
@@ -220,6 +238,7 @@ def test_epochs_scroll_play_and_share_a_scale(browser, tmp_path):
     assert heading.inner_text() == "epoch 10"
     assert page.locator("#shown").inner_text() == "epoch 10"
     last = scale.inner_text()
+    assert last.split() == ["−10", "0", "10"]
     page.keyboard.press("ArrowLeft")
     assert heading.inner_text() == "epoch 5"
     assert scale.inner_text() != last
@@ -269,14 +288,41 @@ def test_two_epochs_beside_each_other(browser, tmp_path):
         assert np.abs(shown - blended(values[0, ..., 0], limit, grey, 0.6)).max() <= 4
     assert "first minus second" in page.locator(".sample td").first.inner_text()
     assert page.locator(".sample td").first.locator(".marks").count() == 2  # each side has its own
+    page.locator("#round").fill("0")
+    page.select_option("#beside", "1")
+    settled(page)
+    difference = at_own_size(drawn(page, cell, 2))  # the scale is that of the larger, whichever it is
+    assert np.abs(difference - blended(-4 * RAMP[0, ..., 0], limits[0], grey, 0.6)).max() <= 4
+    assert "first minus second, full at 5" in page.locator(".sample td").first.inner_text()
     page.select_option("#beside", "")
     assert page.locator(".sample td").first.locator("canvas").count() == 1
+    page.select_option("#sign", "0")
+    page.locator("h1").click()
+    for sign in ("1", "-1", "0"):
+        page.keyboard.press("s")
+        assert page.locator("#sign").input_value() == sign
+    page.locator("#round").focus()
+    page.keyboard.press("ArrowRight")  # the slider's own
+    assert page.locator("#grid h2").inner_text() == "epoch 5"
+    page.locator("#mode").focus()
+    page.keyboard.press("o")  # finds an entry of the list
+    assert page.locator("#mode").input_value() != "none"
+
+
+def test_errors_over_decades_have_a_logarithmic_axis(browser, tmp_path):
+    history = {"epochs": [0, 1, 2], "curves": {"completeness_error": {"vanilla": [1.0, 0.01, 0.0001]}}}
+    kx.save_round(tmp_path / "round", samples_of(), [], {"history": history, "epoch": 0})
+    page, _, _ = opened(browser, write_report(tmp_path / "round", tmp_path / "report.html"))
+    assert page.locator("#plots figcaption").inner_text() == "completeness error (logarithmic)"
+    heights = page.locator("#plots circle").evaluate_all("all => all.map(one => Number(one.getAttribute('cy')))")
+    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1])
 
 
 def test_a_map_without_a_counterpart_stays(browser, tmp_path):
     for epoch, ids in ((0, "a"), (1, "b")):
         about = {"title": f"epoch {epoch + 1}", "panels": [ids]}
-        kx.save_round(tmp_path / f"epoch_{epoch:04d}", samples_of(ids=[ids]), [ramp()], about)
+        images = samples_of(ids=[ids])
+        kx.save_round(tmp_path / f"epoch_{epoch:04d}", images, [ramp()], about)
     page, _, _ = opened(browser, write_report(tmp_path, tmp_path / "report.html"))
     page.select_option("#beside", "0")
     settled(page)
@@ -284,6 +330,13 @@ def test_a_map_without_a_counterpart_stays(browser, tmp_path):
     assert cell.locator("canvas").count() == 1
     assert "not in epoch 1" in cell.inner_text()
     assert "not complete" in cell.inner_text()
+    other = samples_of(2)[[1]]
+    kx.save_round(tmp_path / "epoch_0000", other, [ramp()], {"title": "epoch 1", "panels": ["b"]})
+    page, _, _ = opened(browser, write_report(tmp_path, tmp_path / "report.html"))
+    page.select_option("#beside", "0")
+    cell = page.locator(".sample td").first
+    assert "epoch 1, another image" in cell.inner_text()
+    assert cell.locator("canvas").count() == 2  # no difference of two images
 
 
 def test_guesses_are_called_guesses(browser, tmp_path):
@@ -323,14 +376,16 @@ def test_curves_with_their_cursor_and_numbers(browser, tmp_path):
     heights = [float(circles.nth(n).get_attribute("cy")) for n in range(3)]
     assert (heights[0] - heights[1]) / (heights[0] - heights[2]) == pytest.approx(4 / 9)
     page.locator("#curves summary").click()
+    chance = page.locator("#plots svg[role=img]").first.locator("path[stroke-dasharray='3 3']").get_attribute("d")
+    assert len({float(point.split()[1]) for point in re.split("[ML]", chance)[1:]}) == 1  # 1/16 in every round
     row = page.locator("#plots-table tbody tr").first.inner_text().split("\t")
     assert row == ["auprc", "Integrated Gradients", "0.1", "0.5", "1"]
 
 
 def test_one_map_opens_with_its_parts_and_every_class(browser, tmp_path):
-    values = np.concatenate([RAMP, -2 * RAMP, 3 * RAMP])
+    values = np.concatenate([-2 * RAMP, RAMP, 3 * RAMP])
     found = kx.Attribution(
-        "integrated_gradients", values, [1, 0, 2], [0, 0, 0], score=[5.0, -2.0, 0.25], base_score=[5.0, 1.0, 0.0]
+        "integrated_gradients", values, [0, 1, 2], [0, 0, 0], score=[-2.0, 5.0, 0.25], base_score=[1.0, 5.0, 0.0]
     )
     kx.save_round(tmp_path / "round", samples_of(), [found], {"title": "by hand"})
     page, said, _ = opened(browser, write_report(tmp_path / "round", tmp_path / "report.html"))
@@ -400,6 +455,7 @@ def test_each_slice_of_a_volume_is_seen_alone(browser, tmp_path):
     images[0, ..., 1] = 1 - images[0, ..., 0]
     values = np.zeros_like(images)
     values[0, 2, :6, :, 1] = 1.0
+    values[0, 3, :, :, 0] = 0.1
     samples = kx.Samples(images, [0], channel_names=["DNA", HOSTILE])
     kx.save_round(tmp_path / "round", samples, [kx.Attribution("mine", values, [0], [0], score=[0.0])])
     page, said, _ = opened(browser, write_report(tmp_path / "round", tmp_path / "report.html"))
@@ -420,6 +476,12 @@ def test_each_slice_of_a_volume_is_seen_alone(browser, tmp_path):
     settled(page)
     assert (at_own_size(drawn(page, ".sample td canvas"), 12) == 170).all()
     assert page.locator(".channel option").all_inner_texts() == ["DNA", HOSTILE]
+    assert page.locator(".sample td .scale").inner_text().split() == ["0", "1"]  # one scale for all channels
+    page.locator(".sample .view").click()
+    page.locator("#detail .slice").fill("0")
+    page.keyboard.press("Escape")
+    assert page.locator(".sample output").inner_text() == "1 of 4"  # the same slice in both places
+    assert slider.input_value() == "0"
     assert said == []
 
 
@@ -453,6 +515,78 @@ def test_failed_checks_are_said_in_plain_words(browser, tmp_path):
     assert METHODS["integrated_gradients"].failing in methods
 
 
+def test_every_failing_has_its_sentence():
+    words = {
+        "empty: nothing": "does not react",
+        "hardly differs from noise": "sampling noise",
+        "not complete: misses 9 %": "do not add up",
+        "surrogate does not fit": "linear model",
+        "hiding changes nothing": "stays the same whatever is hidden",
+        "fails randomization": "weights are destroyed",
+        "about chance at ROI": "hardly more",
+        "not above chance at ROI": "no more than",
+        "above chance on background": "look for markers",
+    }
+    for verdict, sentence in words.items():
+        assert sentence in advice(Verdict(verdict, False)), verdict
+
+
+def test_what_is_missing_or_unknown_is_said(browser, tmp_path):
+    samples = samples_of(labels=[-1], missing=[(2, 2)], roi=np.ones((1, 16, 16), bool))
+    kx.save_round(tmp_path / "round", samples, [ramp(targets=[2])], {"numbers": {"a": None}})
+    page, said, _ = opened(browser, write_report(tmp_path / "round", tmp_path / "report.html"))
+    assert "calcification: no image of this class is predicted correctly." in page.locator(".warnings").inner_text()
+    head = page.locator(".sample th").inner_text()
+    assert "true class" not in head
+    assert "probability of mass = 0.900" in head
+    assert "why calcification?" in page.locator(".sample td").inner_text()  # not the class of the image
+    assert not page.locator("#roi").is_visible()  # a region that is everything has no outline
+    assert said == []
+    kx.save_round(tmp_path / "bare", samples_of(confidence=[np.nan]), [])
+    page, said, _ = opened(browser, write_report(tmp_path / "bare", tmp_path / "report.html"))
+    assert "explained why mass?" in page.locator(".sample th").inner_text()
+    assert page.locator(".warnings").inner_text().strip() == "No check was made of these maps."
+    file = tmp_path / "empty.html"
+    file.write_text(Report("empty").page(), "utf-8")
+    page, said, _ = opened(browser, file)
+    assert "There is no round yet." in page.locator("#grid").inner_text()
+    assert said == []
+
+
+def test_a_page_of_little_room_says_so_and_shows_means(browser, tmp_path):
+    pages = {}
+    for rounds in (1, 10**6):
+        report = Report("small", rounds)
+        noise = kx.Attribution("mine", np.random.default_rng(0).normal(size=(1, 64, 64, 1)), [1], [0], score=[0.0])
+        report.add("round", samples_of(side=64), [noise], {})
+        pages[rounds] = tmp_path / f"{rounds}.html"
+        pages[rounds].write_text(report.page(), "utf-8")
+    page, _, _ = opened(browser, pages[1])
+    assert page.locator("#losses").get_attribute("hidden") is not None
+    page, _, _ = opened(browser, pages[10**6])
+    assert page.locator("#losses").get_attribute("hidden") is None
+    page.select_option("#mode", "alone")
+    settled(page)
+    shown = at_own_size(drawn(page, ".sample td canvas"), 64).astype(float)
+    mean = noise.values[0, ..., 0].reshape(32, 2, 32, 2).mean(axis=(1, 3))
+    signed = (shown[::2, ::2, 0] - shown[::2, ::2, 2])[:32, :32]  # red for, blue against
+    assert np.corrcoef(signed.ravel(), mean.ravel())[0, 1] > 0.8
+
+
+def test_one_huge_value_leaves_the_others_visible(browser, tmp_path):
+    values = np.ones((1, 32, 32, 1))
+    values[0, 16:] = 0.5
+    values[0, 0, 0] = 1e6
+    kx.save_round(tmp_path / "round", samples_of(side=32), [kx.Attribution("mine", values, [1], [0], score=[0.0])])
+    page, _, _ = opened(browser, write_report(tmp_path / "round", tmp_path / "report.html"))
+    page.select_option("#mode", "alone")
+    page.uncheck("#roi")
+    settled(page)
+    shown = at_own_size(drawn(page, ".sample td canvas"), 32)
+    np.testing.assert_allclose(shown[8, 20], FOR, atol=3)
+    np.testing.assert_allclose(shown[24, 20], FOR / 2, atol=12)
+
+
 def test_where_it_comes_from_is_on_the_page(browser, tmp_path):
     page, _, _ = opened(browser, write_report(training(tmp_path), tmp_path / "report.html"))
     facts = page.locator(".sample th").inner_text()
@@ -476,6 +610,8 @@ def test_names_stay_text(browser, tmp_path):
     assert page.locator("img[src=x]").count() == 0
     assert HOSTILE in page.locator("#grid").inner_text()
     page.locator(".sample .view").first.click()
+    page.keyboard.press("ArrowLeft")
+    assert "epoch 1" in page.locator("#detail-title").inner_text()  # it follows the round
     assert end in page.locator("#detail").inner_text()
     assert page.title() == HOSTILE
     assert said == []
@@ -510,15 +646,18 @@ def test_rounds_are_in_the_order_of_their_epochs(tmp_path):
 def test_a_page_takes_over_the_rounds_of_an_earlier_one(tmp_path):
     earlier = write_report(training(tmp_path), tmp_path / "report.html").read_text("utf-8")
     report = Report("resumed")
-    report.take_over(earlier)
+    report.take_over(earlier, before=4)
     report.add("epoch_0004", samples_of(), [ramp()], {"title": "epoch 5 again"})
     report.add("epoch_0005", samples_of(), [ramp()], {"title": "epoch 6"})
     found = data_of(report.page())
     assert [round["title"] for round in found["rounds"].values()] == ["epoch 1", "epoch 5 again", "epoch 6"]
+    other = Report("afresh")
+    other.take_over(earlier, before=0)
+    assert data_of(other.page())["rounds"] == {}
     assert found["rounds"]["epoch_0000"] == data_of(earlier)["rounds"]["epoch_0000"]
     for broken in ("", "<p>", '<script type="application/json" id="data">{"images": 3}</script>'):
         fresh = Report("fresh")
-        fresh.take_over(broken)
+        fresh.take_over(broken, before=9)
         assert data_of(fresh.page())["rounds"] == {}
 
 
@@ -538,6 +677,7 @@ def test_settings_tell_two_maps_of_a_method_apart():
         "mine",
     ]
     assert titles([first]) == ["Integrated Gradients"]
+    assert titles([ramp("mine"), ramp("mine")]) == ["mine", "mine (2)"]
     assert set(METHODS) == set(kx.explainers.METHODS)
     assert about("my_own").title == "my own"
 
@@ -566,10 +706,35 @@ def test_two_rounds_are_laid_side_by_side(browser, tmp_path):
         assert np.abs(shown - blended(scale * RAMP[0, ..., 0], limit, grey, 0.6)).max() <= 4
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    with pytest.raises(kx.InputError, match="old and new explain no image in common"):
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#grid h2").inner_text() == "old"  # two sides are no epochs
+    with pytest.raises(kx.InputError, match="old and new explain no image and class in common"):
         compare((one, [ramp(samples=2)], {}), (samples_of(1, side=8), [], {}), tmp_path / "d.html", ("old", "new"))
-    with pytest.raises(kx.InputError, match="no method in common"):
+    with pytest.raises(kx.InputError, match="none in common"):
         compare((one, [ramp(samples=2)], {}), (two, [ramp("lime", samples=3)], {}), tmp_path / "d.html")
+
+
+def test_like_is_compared_with_like(tmp_path):
+    one = samples_of(3, ids=["a", "b", "b"])
+    order = [2, 0, 1]
+    two = one[order]
+    first = np.concatenate([RAMP, RAMP**2, -RAMP])
+    many = np.concatenate([np.stack([7 * RAMP[0], first[i]]) for i in order])  # class 0 first, then the images' own
+    maps = kx.Attribution("mine", many, [0, 1] * 3, [0, 0, 1, 1, 2, 2], [0.0] * 6)
+    same = kx.Attribution("mine", first, [1] * 3, range(3), [0.0] * 3)
+    found = compare((one, [same], {}), (two, [maps], {}), tmp_path / "c.html")["mine"]
+    assert list(found.values()) == pytest.approx([1, 1, 1])
+    assert len(found) == 3
+    asked = kx.Samples(one.images, [2, 1, 1], ids=one.ids)
+    assert len(compare((one, [same], {}), (asked, [same], {}), tmp_path / "c.html")["mine"]) == 2  # not class 2 with 1
+    settings = [{"steps": 8}, {"steps": 64}]
+    pair = [ramp(samples=3, settings=one) for one in settings]
+    compare((one, [pair[0]], {}), (one, [pair[1]], {}), tmp_path / "c.html", ("old", "new"))
+    notes = data_of((tmp_path / "c.html").read_text("utf-8"))["notes"]
+    assert notes == ["Integrated Gradients of old and new differ in their settings: steps 8 and 64."]
+    found = compare((one, pair, {}), (one, [pair[1]], {}), tmp_path / "c.html")
+    assert list(found) == ["Integrated Gradients"]
+    assert data_of((tmp_path / "c.html").read_text("utf-8"))["notes"] == []
 
 
 @pytest.mark.parametrize("what", ["training", "detail", "beside", "comparison", "volume"])

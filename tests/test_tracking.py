@@ -137,9 +137,12 @@ def test_the_page_grows_with_the_rounds_also_of_a_run_that_is_resumed(server, tm
     _, found = page_of(server, run.info.run_id, tmp_path)
     assert [round["title"] for round in found["rounds"].values()] == ["epoch 1", "epoch 3", "epoch 5"]
     assert [len(round["history"]["epochs"]) for round in found["rounds"].values()] == [1, 2, 1]
-    for folder in (tmp_path / "a", tmp_path / "a"):  # a folder, too
-        fit([explain(kx.DirectoryTracker(folder))], epochs=1)
-    assert 'id="data"' in (tmp_path / "a" / "explanations" / "report.html").read_text("utf-8")
+    for epochs in (3, 1):  # a folder, too; a training from the beginning takes nothing over
+        fit([explain(kx.DirectoryTracker(tmp_path / "a"))], epochs=epochs)
+    text = (tmp_path / "a" / "explanations" / "report.html").read_text("utf-8")
+    found = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    assert [round["title"] for round in found["rounds"].values()] == ["epoch 1"]
+    assert not list((tmp_path / "a").rglob("*.partial"))
 
 
 def test_a_tracker_of_three_methods_is_enough(tmp_path):
@@ -165,6 +168,7 @@ def test_the_page_is_kept_with_a_model_that_is_logged_later(server, tmp_path):
     tracker = kx.MlflowTracker()
     with pytest.raises(kx.InputError, match="call link after a fit"):
         tracker.link("m-0")
+    later = kx.MlflowTracker()
     with mlflow.start_run() as run:
         model = fit([explain(tracker)], epochs=1)
         logged = mlflow.keras.log_model(model, name="small", pip_requirements=[])
@@ -177,6 +181,8 @@ def test_the_page_is_kept_with_a_model_that_is_logged_later(server, tmp_path):
     assert Path(local).read_text("utf-8") == text
     tags = server.get_logged_model(logged.model_id).tags
     assert tags["keras_explain.report"] == f"runs:/{run.info.run_id}/explanations/report.html"
+    later = kx.MlflowTracker(run_id=run.info.run_id)
+    later.link(logged.model_id)  # in another process than the training's, too
 
 
 def test_the_page_works_inside_the_ui(server, mlflow_server, browser, tmp_path):
@@ -260,9 +266,11 @@ def test_a_logged_round_can_be_drawn_again(tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
     subprocess.run([*command, "--out", str(tmp_path / "cut"), "--percentile", "50"], check=True, capture_output=True)
     assert any((tmp_path / "cut" / name).read_bytes() != (folder / name).read_bytes() for name in names)
-    wrong = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True)
+    whole = subprocess.run([*command[:-1], str(tmp_path)], check=True, capture_output=True, text=True)
+    assert [line for line in whole.stdout.split() if line.endswith(names[0])] == [str(folder / names[0])]
+    wrong = subprocess.run([*command[:-1], str(tmp_path / "again")], capture_output=True, text=True)
     assert wrong.returncode == 1
-    assert "holds no settings.json" in wrong.stderr
+    assert "holds no round" in wrong.stderr
 
 
 def test_the_ui_shows_the_pictures_with_a_step_slider(server, mlflow_server, browser, tmp_path):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_explain.callbacks.explanation import ExplanationCallback
-from keras_explain.errors import ExplanationWarning
+from keras_explain.errors import ExplanationWarning, InputError
 
 _OF_DATA = ("roi", "metrics", "class_map")
 _options: dict[str, Any] | None = None
@@ -42,7 +42,10 @@ def autolog(disable: bool = False, **options: Any) -> None:
     """
     global _options
     if not disable:  # what cannot work whatever the data are
-        ExplanationCallback((np.zeros((1, 1)), np.zeros(1)), **{k: v for k, v in options.items() if k not in _OF_DATA})
+        try:
+            ExplanationCallback((np.zeros((1, 1)), np.zeros(1)), **{k: v for k, v in options.items() if k not in _OF_DATA})
+        except TypeError as error:
+            raise InputError(f"autolog takes the options of ExplanationCallback: {error}") from error
     _options = None if disable else options
     if not disable and not getattr(keras.Model.fit, "explains", False):
         keras.Model.fit = _explained(keras.Model.fit)

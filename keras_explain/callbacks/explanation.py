@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import shutil
 import tempfile
@@ -19,9 +18,19 @@ from typing import Any
 import keras
 
 from keras_explain import metrics as quality
-from keras_explain.engine import History, Round, counted, explain_round, finite, measure_round, versions, write_round
+from keras_explain.engine import (
+    History,
+    Round,
+    check_why_not,
+    counted,
+    explain_round,
+    finite,
+    measure_round,
+    versions,
+    write_round,
+)
 from keras_explain.errors import ExplanationWarning, InputError, check_counts
-from keras_explain.explainers import Explainer, resolve
+from keras_explain.explainers import Explainer, named
 from keras_explain.callbacks.budget import Budget
 from keras_explain.callbacks.top_confidence import top_confidences
 from keras_explain.gradients import Scorer, backend
@@ -144,11 +153,8 @@ class ExplanationCallback(keras.callbacks.Callback):
         if tracker is not None and not isinstance(tracker, Tracker):
             raise InputError(f"tracker must have start, log_round and finish; got {type(tracker).__name__}.")
         self.validation_data = validation_data
-        self.explainers = _all_named(explainers, seed)
-        self.why_not = (why_not,) if isinstance(why_not, str) else tuple(why_not)
-        known = [name for name, _ in self.explainers]
-        if unknown := [name for name in self.why_not if name not in known]:
-            raise InputError(f"why_not names {unknown[0]!r}, which is none of the explainers: {', '.join(known)}.")
+        self.explainers = named(explainers, seed)
+        self.why_not = check_why_not(why_not, self.explainers)
         self.metrics = [quality.resolve(metric) for metric in (quality.default() if metrics is None else metrics)]
         self.tracker = MlflowTracker() if tracker is None else tracker
         self.frequency, self.max_overhead, self.on_error = frequency, max_overhead, on_error
@@ -190,6 +196,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._budget = Budget(self.max_overhead)
         self._report: Report | None = None
         self._explains = True
+        self._first: int | None = None  # epoch of this fit
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start afresh; the callback can be used by several fits."""
@@ -210,6 +217,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         if not self._explains:
             return
+        self._first = epoch if self._first is None else self._first
         self._budget.epoch_ends()
         self._last = epoch
         is_last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
@@ -363,7 +371,8 @@ class ExplanationCallback(keras.callbacks.Callback):
         if self._report is None:
             due = -(-self.params.get("epochs", epoch + 1) // self.frequency) + 1
             self._report = Report(f"Explanations of {settings['model']['name']}", due)
-            self._report.take_over(tracker.report())
+            if self._first:  # a training that goes on
+                self._report.take_over(tracker.report(), before=self._first)
         self._report.add(round_name(epoch), samples, attributions, settings)
         tracker.log_report(self._report.page())
 
@@ -416,24 +425,6 @@ class ExplanationCallback(keras.callbacks.Callback):
     def _say(self, words: str) -> None:
         if self.params.get("verbose", 0):
             print(f"\nkeras_explain: {words}")
-
-
-def _all_named(methods: Sequence[str | Explainer], seed: int) -> list[tuple[str, Explainer]]:
-    """Every explainer with a name of its own: the second of a kind becomes "name 2"."""
-    named: list[tuple[str, Explainer]] = []
-    for method in methods:
-        name, explainer = _named(method, seed)
-        again = sum(other == name or other.startswith(f"{name} ") for other, _ in named)
-        named.append((f"{name} {again + 1}" if again else name, explainer))
-    return named
-
-
-def _named(method: str | Explainer, seed: int) -> tuple[str, Explainer]:
-    """An explainer with the name under which its numbers are kept; methods given by name take the callback's seed."""
-    explainer: Any = resolve(method)
-    if isinstance(method, str):
-        return method, dataclasses.replace(explainer, seed=seed) if hasattr(explainer, "seed") else explainer
-    return str(getattr(explainer, "method", type(explainer).__name__)), explainer
 
 
 @contextmanager

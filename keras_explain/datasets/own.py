@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,11 +32,13 @@ class OwnData:
         data: a `Stream`, or arrays (images, labels) that are passed on as they are.
         class_names: of the model's outputs, () where the files do not tell.
         preprocessing: what is done to each picture; None for arrays that are passed on.
+        class_map: that is still to be applied, of arrays that are passed on.
     """
 
     data: Any
     class_names: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
+    class_map: Mapping[int, int] | None = None
 
 
 def open_data(
@@ -90,10 +93,12 @@ def open_data(
         class_map = ddsm.task(task).class_map
     names = tuple(class_names) or (ddsm.task(task).class_names if task else ())
     if place.suffix == ".npz":
-        found = _arrays(place, part)
+        found = _arrays(place, part, tuple(class_names))
         if isinstance(found, tuple):
             _check_shape(found[0], model, place)
-            return OwnData(found, names)
+            if scale or window or preprocessing:
+                raise InputError(f"{place} holds fractions, which the model receives as they are: nothing is scaled.")
+            return OwnData(found, names, class_map=class_map)
         cases = found
     elif place.suffix == ".csv":
         cases, told = _table(place, tuple(class_names))
@@ -154,9 +159,9 @@ def _check_shape(images: np.ndarray, model: keras.Model, place: Path) -> None:
 
 def _folders(place: Path, class_names: tuple[str, ...]) -> tuple[list[Case], tuple[str, ...]]:
     """A folder for each class, numbered as `keras.utils.image_dataset_from_directory` does unless names are given."""
-    found = {folder.name: _pictures(folder) for folder in sorted(place.iterdir()) if folder.is_dir()}
-    found = {name: files for name, files in found.items() if files}
-    if len(found) < 2:
+    folders = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and not folder.name.startswith(".")]
+    found = {folder.name: _pictures(folder) for folder in folders}  # a class without pictures is a class
+    if len(found) < 2 or not any(found.values()):
         return [], ()
     names = _numbered(found, class_names, place)
     cases = [
@@ -182,11 +187,19 @@ def _pictures(folder: Path) -> list[Path]:
 def _table(table: Path, class_names: tuple[str, ...]) -> tuple[list[Case], tuple[str, ...]]:
     if not table.is_file():
         raise InputError(f"{table} does not exist.")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{table} is not in UTF-8: {error}") from error
+    if not rows:
+        raise InputError(f"{table} has no rows under its first line.")
     file_column, label_column = (_column(table, rows, names) for names in (_FILES, _LABELS))
+    for number, row in enumerate(rows, 2):
+        if not row[file_column] or not row[label_column]:
+            raise InputError(f"Line {number} of {table} has no {file_column} or no {label_column}.")
     texts = [row[label_column].strip() for row in rows]
-    numbered = all(text.lstrip("-").isdigit() for text in texts)
+    numbered = all(re.fullmatch(r"-?[0-9]+", text) for text in texts)
     names = () if numbered else _numbered(set(texts), class_names, table)
     labels = [int(text) if numbered else names.index(text) for text in texts]
     cases = [
@@ -209,7 +222,7 @@ def _beside(table: Path, name: str) -> Path:
     return next((place for place in places if place.is_file()), places[0])
 
 
-def _arrays(file: Path, part: str) -> list[Case] | tuple[np.ndarray, np.ndarray]:
+def _arrays(file: Path, part: str, class_names: tuple[str, ...]) -> list[Case] | tuple[np.ndarray, np.ndarray]:
     """Cases of whole numbers of 8 or 16 bits, which are pictures; else arrays that the model receives as they are."""
     if not file.is_file():
         raise InputError(f"{file} does not exist.")
@@ -224,11 +237,18 @@ def _arrays(file: Path, part: str) -> list[Case] | tuple[np.ndarray, np.ndarray]
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file} is no npz that can be read: {error}") from error
-    labels = labels.reshape(-1) if labels.shape[1:] in ((), (1,)) else labels.argmax(axis=1)
+    labels = labels.reshape(-1) if labels.shape[1:] in ((), (1,)) else labels
+    if labels.dtype.kind == "U":
+        names = _numbered(set(labels.reshape(-1).tolist()), class_names, file)
+        labels = np.array([names.index(name) for name in labels.reshape(-1).tolist()])
+    one_hot = labels.ndim == 2 and bool((labels.sum(axis=1) == 1).all())
+    labels = labels.argmax(axis=1) if one_hot else labels
     if len(images) != len(labels):
         raise InputError(f"{file} has {len(images)} images and {len(labels)} labels.")
     if images.dtype.kind != "u" or images.ndim not in (3, 4):
         return images, labels.astype("int64")
+    if labels.ndim == 2:
+        raise InputError(f"{file} has pictures of several classes at once; store them as the model receives them.")
     return [Case(str(i), int(label), partial(images.__getitem__, i)) for i, label in enumerate(labels)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import keras
@@ -68,6 +69,24 @@ def resolve(method: str | Explainer, **options: Any) -> Explainer:
     if options:
         raise InputError(f"Options {sorted(options)} belong into the constructor of {type(method).__name__}.")
     return method
+
+
+def named(methods: Sequence[str | Explainer], seed: int) -> list[tuple[str, Explainer]]:
+    """Every explainer with a name of its own, under which its numbers are kept: the second of a kind is "name 2".
+
+    Args:
+        methods: names or objects, as in `resolve`.
+        seed: of those given by name.
+    """
+    found: list[tuple[str, Explainer]] = []
+    for method in methods:
+        explainer: Any = resolve(method)
+        name = method if isinstance(method, str) else str(getattr(explainer, "method", type(explainer).__name__))
+        if isinstance(method, str) and hasattr(explainer, "seed"):
+            explainer = dataclasses.replace(explainer, seed=seed)
+        again = sum(other == name or other.startswith(f"{name} ") for other, _ in found)
+        found.append((f"{name} {again + 1}" if again else name, explainer))
+    return found
 
 
 def explain(

@@ -43,38 +43,59 @@ class Report:
 
     def __init__(self, title: str, rounds: int = 1):
         self._rounds = max(1, rounds)
-        self._data: dict[str, Any] = {"title": title, "images": {}, "rounds": {}, "chance": CHANCE, "agreement": {}}
+        self._data: dict[str, Any] = {
+            "title": title,
+            "images": {},
+            "rounds": {},
+            "chance": CHANCE,
+            "agreement": {},
+            "notes": [],
+        }
         self._data["names"] = {name: method.title for name, method in METHODS.items()}
 
     def add(
-        self, name: str, samples: Samples, attributions: Sequence[Attribution], settings: Mapping[str, Any]
+        self,
+        name: str,
+        samples: Samples,
+        attributions: Sequence[Attribution],
+        settings: Mapping[str, Any],
+        names: Sequence[str] = (),
     ) -> None:
         """Take a round in, in the place of an earlier one of its name.
 
         Args:
             name: of the round, by which rounds are told apart.
             samples, attributions, settings: as `kx.load_round` gives them.
+            names: titles of the attributions; those of `keras_explain.words.titles` if there are none.
         """
         maps = self._rounds * sum(map(len, attributions))
         room = min(_MOST_PER_MAP, _ROOM // max(1, maps))
         self._data["images"] |= pictures_of(samples)
-        self._data["rounds"][name] = round_of(name, samples, attributions, settings, room)
+        self._data["rounds"][name] = round_of(name, samples, attributions, settings, room, names)
 
-    def compare(self, agreement: Mapping[str, Mapping[str, float]]) -> None:
+    def compare(self, agreement: Mapping[str, Mapping[str, float]], notes: Sequence[str]) -> None:
         """Show the two rounds side by side.
 
         Args:
             agreement: rank correlation of their maps, by slot and title of the method.
+            notes: what else a reader must know of the two.
         """
         self._data["agreement"] = {slot: dict(numbers) for slot, numbers in agreement.items()}
+        self._data["notes"] = list(notes)
 
-    def take_over(self, page: str) -> None:
-        """The rounds of an earlier page of the same run, for a training that is resumed; of another page, nothing."""
+    def take_over(self, page: str, before: int) -> None:
+        """The earlier rounds of a page, for a training that is resumed; of what is no such page, nothing.
+
+        Args:
+            page: the HTML.
+            before: the epoch at which the training goes on.
+        """
         found = _DATA.search(page)
         try:
             earlier = json.loads(found[1]) if found else {}
-            images, rounds = dict(earlier["images"]), dict(earlier["rounds"])
-        except (ValueError, KeyError, TypeError):
+            images = dict(earlier["images"])
+            rounds = {name: round for name, round in earlier["rounds"].items() if round["epoch"] < before}
+        except (ValueError, KeyError, TypeError, AttributeError):
             return
         self._data["images"] = images | self._data["images"]
         self._data["rounds"] = rounds | self._data["rounds"]

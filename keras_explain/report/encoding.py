@@ -12,15 +12,19 @@ import numpy as np
 _LEVELS = 127
 _QUALITIES = (80, 50)
 _SMALLEST = 32  # pixels of a side
+_BEYOND = 16.0
+_LARGEST_WEBP = 16383  # pixels of a side
 
 
-def encoded_map(values: np.ndarray, room: int) -> dict[str, Any]:
+def encoded_map(values: np.ndarray, room: int, limit: float = math.inf) -> dict[str, Any]:
     """A signed map as a grey picture: 128 is zero, and the distance from it grows with the square root of the value.
 
     The root keeps what is small beside a few large values, and hides the losses of the format around zero.
 
     Args:
         values: (depth, h, w), one slice for a picture.
+        limit: at which colours are cut. What is more than 16 times as large is stored as that, or else a single large
+            value would take all levels.
         room: bytes that the text may take. Where the exact levels do not fit, they are stored with losses; where that
             does not fit, means over 2 x 2 pixels are, as often as needed.
 
@@ -28,6 +32,7 @@ def encoded_map(values: np.ndarray, room: int) -> dict[str, Any]:
         `src`; `max`, the largest absolute value; `shape` (depth, h, w) as stored; `exact`, false where
         levels were lost.
     """
+    values = np.clip(values, -_BEYOND * limit, _BEYOND * limit)
     largest = float(np.abs(values).max())
     while True:
         levels = np.sign(values) * np.sqrt(np.abs(values) / (largest or 1.0))
@@ -83,6 +88,9 @@ def _webp(pixels: np.ndarray, quality: int | None) -> str:
     from PIL import Image
 
     stream = io.BytesIO()
+    if max(pixels.shape[:2]) > _LARGEST_WEBP:
+        Image.fromarray(pixels).save(stream, "PNG")
+        return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
     options: dict[str, Any] = {"quality": quality} if quality else {"lossless": True, "quality": 20, "method": 0}
     Image.fromarray(pixels).save(stream, "WEBP", **options)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -136,7 +136,8 @@ async function draw(canvas, { image, plane = null, minus = null, limit = 1, slic
   const thin = Math.max(1, canvas.width / 256);
   if (values && state.mode === "contour") {
     const smooth = blurred(values, height, width);
-    const cut = smooth.map(Math.abs).sort()[Math.floor(smooth.length * (1 - STRONGEST))];
+    const sizes = smooth.map(Math.abs).sort();
+    const cut = sizes[Math.floor(smooth.length * (1 - STRONGEST))] || sizes[sizes.length - 1] / 2;
     for (const [side, colour] of [[1, FOR], [-1, AGAINST]]) {
       if (sign * side < 0 || cut === 0) continue;
       edges(context, (i) => side * smooth[i] >= cut, height, width, zoom, [["#000", 3 * thin], [`rgb(${colour})`, 1.6 * thin]]);
@@ -216,7 +217,7 @@ function redraw() {
 }
 
 // --- the grid ----------------------------------------------------------------------------------------------------
-const enlarged = (image, least) => Math.max(1, Math.round(least / image.shape[2]));
+const enlarged = (image, least) => Math.max(1, Math.round(least / Math.max(image.shape[1], image.shape[2])));
 function marks(map) {
   return el("ul", { className: "marks" }, ...map.verdicts.map(([text, good]) =>
     el("li", { className: good ? "good" : "bad" }, `${good ? "✓" : "✗"} ${text}`)));
@@ -252,6 +253,11 @@ function facts(row) {
   return [...row.facts.map(([name, value]) => el("p", { className: "facts" }, `${name} `, el("b", {}, value))),
     image ? el("p", { className: "facts" }, image.window) : null];
 }
+// The same slice and channel in the grid and in the opened map.
+function follow() {
+  for (const control of document.querySelectorAll(".slice, .channel")) control.follow();
+  redraw();
+}
 function scrollers(row) {
   const image = data.images[row.image], made = [];
   if (!image) return made;
@@ -260,13 +266,15 @@ function scrollers(row) {
     const told = el("output", {}, `${sliceOf(row) + 1} of ${depth}`);
     const slider = el("input", { type: "range", className: "slice", min: 0, max: depth - 1 });
     slider.value = sliceOf(row);
-    slider.oninput = () => { state.slice.set(row.slot, Number(slider.value)); told.value = `${sliceOf(row) + 1} of ${depth}`; redraw(); };
+    slider.follow = () => { slider.value = sliceOf(row); told.value = `${sliceOf(row) + 1} of ${depth}`; };
+    slider.oninput = () => { state.slice.set(row.slot, Number(slider.value)); follow(); };
     made.push(el("label", {}, "slice ", slider), told);
   }
   if (image.channels.length) {
     const choice = el("select", { className: "channel" }, ...image.channels.map((name, k) => el("option", { value: k }, name)));
-    choice.value = channelOf(row);
-    choice.onchange = () => { state.channel.set(row.slot, Number(choice.value)); redraw(); };
+    choice.follow = () => { choice.value = channelOf(row); };
+    choice.follow();
+    choice.onchange = () => { state.channel.set(row.slot, Number(choice.value)); follow(); };
     made.push(el("label", {}, "channel ", choice));
   }
   return made;
@@ -287,7 +295,7 @@ function beside(round, row, map) {
     el("div", { className: "pair" },
       el("div", {}, cell(round, row, map), el("div", { className: "facts" }, `${round.title}, score ${short(map.score)}`), marks(map)),
       el("div", {}, cell(other, otherRow, otherMap), el("div", { className: "facts" }, `${other.title}${same ? "" : ", another image"}, score ${short(otherMap.score)}, full at ${short(limitOf(other, otherRow, otherMap), 2)}`), marks(otherMap)),
-      same ? el("div", {}, difference(row, map, otherMap), el("div", { className: "facts" }, "first minus second")) : null),
+      same ? el("div", {}, difference(row, map, otherMap), el("div", { className: "facts" }, `first minus second, full at ${short(Math.max(map.limit, otherMap.limit), 2)}`)) : null),
     agreementOf(row.slot, titleOf(round, map)));
 }
 function gridRow(round, row) {
@@ -304,7 +312,7 @@ function gridRow(round, row) {
     if (!map) return el("td", {}, "–");
     if (!map.planes) return el("td", {}, `score ${short(map.score)}`, marks(map));
     const picture = state.beside === null ? cell(round, row, map) : beside(round, row, map);
-    return el("td", {}, picture, ...bar(limitOf(round, row, map), method.unit, map.positive), state.beside === null ? marks(map) : null);
+    return el("td", {}, map.own ? null : el("div", { className: "facts" }, `why ${map.target}?`), picture, ...bar(limitOf(round, row, map), method.unit, map.positive), state.beside === null ? marks(map) : null);
   });
   return el("tr", { className: "sample" }, head, ...columns);
 }
@@ -325,10 +333,14 @@ function warningsOf(round) {
   const checks = round.rows.flatMap((row) => row.maps).flatMap((map) => map.verdicts);
   const failed = checks.filter(([, good]) => !good).length;
   const head = checks.length ? `${failed} of ${checks.length} checks speak against a map${failed ? ":" : "."}` : "No check was made of these maps.";
-  return el("div", { className: said.length ? "warnings" : "warnings none", role: "note" }, el("strong", {}, said.length ? head : `✓ ${head}`), el("ul", {}, ...said));
+  said.push(...(data.notes ?? []).map((note) => el("li", {}, note)));
+  const clean = checks.length && !said.length;
+  return el("div", { className: clean ? "warnings none" : "warnings", role: "note" }, el("strong", {}, clean ? `✓ ${head}` : head), el("ul", {}, ...said));
 }
 function showRound() {
   const round = rounds[state.round], grid = of("grid");
+  if (!round) { grid.replaceChildren(el("p", {}, "There is no round yet.")); return; }
+  const held = grid.contains(document.activeElement) ? [...grid.querySelectorAll("button, input, select, .scroll")].indexOf(document.activeElement) : -1;
   forget(grid);
   const columns = round.methods.map((method) => el("th", { scope: "col" }, method.title));
   const accuracies = (compared ? rounds : [round]).filter((one) => one.accuracy !== null).map((one) =>
@@ -339,6 +351,7 @@ function showRound() {
     el("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Images and maps" },
       el("table", { className: state.beside === null ? "maps" : "maps wide" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "image"), ...columns)),
         el("tbody", {}, ...round.rows.map((row) => gridRow(round, row))))));
+  if (held >= 0) [...grid.querySelectorAll("button, input, select, .scroll")][held]?.focus({ preventScroll: true });
   table(of("numbers"), [["number", "value"], ...round.numbers.map(([name, value]) => [name, short(value, 6)])]);
   table(of("settings"), [["name", "value"], ...round.settings, ...round.versions]);
   of("methods").replaceChildren(...round.methods.flatMap((method) => [el("dt", {}, method.title),
@@ -396,7 +409,7 @@ function showDetail() {
   if (otherMap) {
     body.append(el("h3", {}, `Beside ${other.title}`), el("div", { className: "pictures" },
       captioned(cell(round, row, map, zoom, undefined, false), round.title), captioned(cell(other, otherRow, otherMap, zoom, undefined, false), other.title),
-      otherRow.image === row.image || compared ? captioned(difference(row, map, otherMap, zoom), "first minus second") : null), agreementOf(row.slot, opened.title) ?? "");
+      otherRow.image === row.image || compared ? captioned(difference(row, map, otherMap, zoom), `first minus second, full at ${short(Math.max(map.limit, otherMap.limit), 2)}`) : null), agreementOf(row.slot, opened.title) ?? "");
   }
   if (map.superpixels) body.append(...superpixels(row, map, image, zoom));
   body.append(el("h3", {}, "Why not another class?"));
@@ -407,7 +420,7 @@ function showDetail() {
       view(() => ({ image, plane: one.planes[channelOf(row)], limit, slice: sliceOf(row), channel: channelOf(row), zoom: Math.max(1, Math.round(0.6 * zoom)) }), mapLabel(round, row, one), null),
       el("b", {}, one.own ? `why ${one.target}?` : `why not ${one.target}?`), el("br"), `score ${signed(one.score)}${one.delta === null ? "" : `, Δ ${signed(one.delta)}, Σ ${signed(one.sum)}`}`,
       one.error === null ? "" : `, misses ${short(100 * one.error, 2)} %`))), el("div", { className: "common" }, ...bar(limit, unit, false)));
-  } else body.append(el("p", {}, "Only the image's own class was explained by this method; ask for the others with ", el("code", {}, "why_not"), " of the callback or ", el("code", {}, "targets=\"all\""), "."));
+  } else body.append(el("p", {}, `Only ${map.target} was explained by this method; ask for the others with `, el("code", {}, "why_not"), " of the callback or ", el("code", {}, "targets=\"all\""), "."));
   const place = el("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Measures of this map" });
   table(place, [["measure", "value"], ["score", short(map.score)],
     ...(map.base === null ? [] : [["score of baseline or background", short(map.base)], ["sum of the map", short(map.sum)]]),
@@ -433,11 +446,11 @@ function superpixels(row, map, image, zoom) {
 // --- curves ------------------------------------------------------------------------------------------------------
 // A training that was resumed knows its own rounds only.
 function wholeHistory() {
-  const epochs = [...new Set(rounds.flatMap((round) => round.history.epochs))].sort((a, b) => a - b), curves = {};
+  const epochs = [...new Set(rounds.flatMap((round) => round.history.epochs))].sort((a, b) => a - b), curves = Object.create(null);
   for (const { history } of rounds) {
     for (const [name, lines] of Object.entries(history.curves)) {
       for (const [method, line] of Object.entries(lines)) {
-        const whole = ((curves[name] ??= {})[method] ??= epochs.map(() => null));
+        const whole = ((curves[name] ??= Object.create(null))[method] ??= epochs.map(() => null));
         line.forEach((value, i) => { whole[epochs.indexOf(history.epochs[i])] = value; });
       }
     }
@@ -513,7 +526,7 @@ function start() {
   of("shared").parentElement.hidden = rounds.length < 2;
   of("roi").parentElement.hidden = !Object.values(data.images).some((image) => image.roi);
   const many = compared ? "two side by side" : `${rounds.length} round${rounds.length > 1 ? "s" : ""}`;
-  of("summary").textContent = `${many}, ${images.size} image${images.size > 1 ? "s" : ""}, ${rounds[rounds.length - 1].methods.length} methods`;
+  of("summary").textContent = `${many}, ${images.size} image${images.size > 1 ? "s" : ""}, ${rounds.at(-1)?.methods.length ?? 0} methods`;
   of("time").hidden = rounds.length < 2 || compared;
   of("round").max = rounds.length - 1;
   of("beside").append(el("option", { value: "" }, "nothing"), ...rounds.map((round, i) => el("option", { value: i }, round.title)));
@@ -530,13 +543,14 @@ function start() {
   of("close").onclick = () => detail.close();
   detail.addEventListener("close", () => { opened = null; forget(of("detail-body")); });
   document.addEventListener("keydown", (event) => {
-    const typing = event.target.matches("input[type=range], select, textarea");
-    if (!of("keys").checked || event.ctrlKey || event.metaKey || event.altKey || (typing && /^Arrow| $/.test(event.key))) return;
-    const pressing = event.target.matches("button, summary, input");
-    const actions = { ArrowLeft: () => goTo(state.round - 1), ArrowRight: () => goTo(state.round + 1),
+    // Lists find their entries by letters, and sliders and what scrolls use arrows and space themselves.
+    const own = event.target.matches("select") || (event.target.matches("input, .scroll") && /^Arrow| $/.test(event.key));
+    if (!of("keys").checked || event.ctrlKey || event.metaKey || event.altKey || own) return;
+    const pressing = event.target.matches("button, summary");
+    const actions = { ...(compared ? {} : { ArrowLeft: () => goTo(state.round - 1), ArrowRight: () => goTo(state.round + 1) }),
       o: () => set("mode", state.mode === "none" ? "overlay" : "none"), c: () => set("mode", state.mode === "contour" ? "overlay" : "contour"),
       s: () => set("sign", { 0: 1, 1: -1, "-1": 0 }[state.sign]), x: () => set("shared", !state.shared), r: () => set("roi", !state.roi) };
-    if (event.key === " " && !pressing && rounds.length > 1) { event.preventDefault(); play(timer === null); }
+    if (event.key === " " && !pressing && rounds.length > 1 && !compared) { event.preventDefault(); play(timer === null); }
     else if (actions[event.key]) { event.preventDefault(); actions[event.key](); }
   });
   let open = [];

@@ -44,7 +44,12 @@ def pictures_of(samples: Samples) -> dict[str, dict[str, Any]]:
 
 
 def round_of(
-    name: str, samples: Samples, attributions: Sequence[Attribution], settings: Mapping[str, Any], room: int
+    name: str,
+    samples: Samples,
+    attributions: Sequence[Attribution],
+    settings: Mapping[str, Any],
+    room: int,
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What is shown of a round.
 
@@ -52,6 +57,7 @@ def round_of(
         name: of the round where it has no title.
         samples, attributions, settings: as `kx.load_round` gives them.
         room: bytes that each map may take, see `encoding.encoded_map`.
+        names: titles of the attributions, where they are given.
     """
     rows = [_row(samples, i, attributions, settings, room) for i in range(len(samples))]
     chance = 1 / len(samples.class_names) if len(samples.class_names) > 1 else None
@@ -63,17 +69,25 @@ def round_of(
         "guesses": chance is not None and samples.accuracy < GUESSING * chance,
         "rows": rows,
         "missing": [samples.class_name(target) for _, target in samples.missing],
-        "methods": _methods(attributions),
+        "methods": _methods(attributions, names or titles(attributions)),
         "failures": sorted(settings.get("failures", {}).items()),
         "stopped": list(settings.get("stopped", [])),
         "numbers": [[key, _number(value)] for key, value in sorted(settings.get("numbers", {}).items())],
         "settings": [[key, _words(value)] for key, value in settings.items() if key not in _APART],
         "versions": sorted(settings.get("versions", {}).items()),
-        "history": settings.get("history") or {"epochs": [], "curves": {}},
+        "history": _history(settings.get("history") or {"epochs": [], "curves": {}}),
     }
 
 
-def _methods(attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
+def _history(history: Mapping[str, Any]) -> dict[str, Any]:
+    curves = {
+        name: {method: [_number(value) for value in line] for method, line in lines.items()}
+        for name, lines in history["curves"].items()
+    }
+    return {"epochs": list(history["epochs"]), "curves": curves}
+
+
+def _methods(attributions: Sequence[Attribution], names: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             "title": title,
@@ -82,7 +96,7 @@ def _methods(attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
             "unit": attribution.unit,
             "settings": [[key, _words(value)] for key, value in attribution.settings.items()],
         }
-        for title, attribution in zip(titles(attributions), attributions, strict=True)
+        for title, attribution in zip(names, attributions, strict=True)
     ]
 
 
@@ -93,6 +107,8 @@ def _row(
     target = samples.class_name(int(samples.targets[i, 0]))
     slots = settings.get("panels") or [f"{i}-{target}" for i, target in enumerate(samples.ids)]
     facts = [["image", samples.ids[i]]]
+    if not known:
+        facts += [["explained", f"why {target}?"]]
     if known and samples.labels[i] >= 0:
         facts += [["true class", target], ["predicted", f"{target}, p {probability(samples.confidence[i])}"]]
     elif known:
@@ -137,13 +153,13 @@ def _map(samples: Samples, i: int, m: int, attribution: Attribution, r: int, roo
     if samples.images.ndim in (4, 5):
         from keras_explain.report.encoding import encoded_map
 
-        planes = _map_planes(values)
+        planes = [values.sum(axis=-1)[None]] if _is_picture(samples) else _channels(values)
         largest = float(np.abs(values if len(planes) > 1 else planes[0]).max())
         limit = float(np.percentile(np.abs(np.stack(planes)), _PERCENTILE)) or largest or 1.0
         found |= {
             "limit": limit,
             "positive": bool((values >= 0).all()),
-            "planes": [encoded_map(plane, room // len(planes)) for plane in planes],
+            "planes": [encoded_map(plane, room // len(planes), limit) for plane in planes],
         }
     if "segments" in attribution.details:
         found["superpixels"] = _superpixels(attribution, r)
@@ -169,7 +185,7 @@ def _superpixels(attribution: Attribution, r: int) -> dict[str, Any]:
 def _planes(samples: Samples, i: int) -> tuple[list[np.ndarray], str]:
     """Pictures (d, h, w) or (d, h, w, 3) of an image as 8 bits, and what they call black and white."""
     image = samples.images[i]
-    if image.ndim == 3 and image.shape[-1] in (1, 3, 4):
+    if _is_picture(samples):
         low, high = window(samples, i)
         levels = _levels(image[..., :3], low, high)
         grey = image.shape[-1] == 1 or (levels == levels[..., :1]).all()
@@ -178,10 +194,12 @@ def _planes(samples: Samples, i: int) -> tuple[list[np.ndarray], str]:
     return [_deep(plane) for plane in planes], "each channel from its lowest to its highest value"
 
 
-def _map_planes(values: np.ndarray) -> list[np.ndarray]:
-    """As many pictures (d, h, w) as the image has: the channel sum of a picture, else each channel."""
-    if values.ndim == 3 and values.shape[-1] in (1, 3, 4):
-        return [values.sum(axis=-1)[None]]
+def _is_picture(samples: Samples) -> bool:
+    """Grey or coloured, and not a number of channels with names of their own."""
+    return samples.images.ndim == 4 and samples.images.shape[-1] in (1, 3, 4) and not samples.channel_names
+
+
+def _channels(values: np.ndarray) -> list[np.ndarray]:
     return [_deep(values[..., k]) for k in range(values.shape[-1])]
 
 
@@ -211,4 +229,4 @@ def _words(value: Any) -> str:
 
 def _number(value: Any) -> float | None:
     """What JSON can hold: None for NaN and infinity."""
-    return float(value) if np.isfinite(value) else None
+    return float(value) if value is not None and np.isfinite(value) else None

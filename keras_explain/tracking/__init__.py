@@ -156,6 +156,8 @@ class MlflowTracker:
         Raises:
             InputError: nothing has been explained yet.
         """
+        if self._client is None and self.run_id is not None:
+            self._client = self._mlflow.MlflowClient(self._uri or self._mlflow.get_tracking_uri())
         page = self.report() if self._client is not None else ""
         if not page:
             raise InputError("There is no report to link: call link after a fit in which a round was explained.")

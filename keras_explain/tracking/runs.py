@@ -18,12 +18,13 @@ def is_address(text: str) -> bool:
     return text.startswith(_ADDRESSES)
 
 
-def rounds_of(source: str, into: Path) -> Path:
+def rounds_of(source: str, into: Path, last: bool = False) -> Path:
     """The folder of the rounds of a run.
 
     Args:
         source: a folder, which is given back; else a run by its id or `runs:/<id>`, whose rounds are downloaded.
         into: an existing folder for them.
+        last: of a run, the last round alone.
 
     Raises:
         InputError: neither folder nor run, or a run without rounds.
@@ -43,6 +44,7 @@ def rounds_of(source: str, into: Path) -> Path:
     rounds = [entry.path for entry in entries if entry.is_dir]
     if not rounds:
         raise InputError(f"The run {run_id} of {mlflow.get_tracking_uri()} holds no explanations.")
+    rounds = sorted(rounds, key=lambda path: (len(path), path))[-1 if last else 0 :]
     places = [Path(client.download_artifacts(run_id, path, str(into))) for path in rounds]
     return places[0].parent
 
@@ -68,12 +70,13 @@ def load_logged_model(address: str) -> Any:
     return model
 
 
-def keep_with_model(address: str, folder: Path) -> str:
-    """Store a folder with a logged model, beside its files.
+def keep_with_model(address: str, round_folder: Path, page: Path) -> str:
+    """Store a round and its page with a logged model, under `explanations`.
 
     Args:
         address: of the model.
-        folder: whose files go to `explanations`.
+        round_folder: the files of the round.
+        page: the HTML file.
 
     Returns:
         The id of the model.
@@ -85,7 +88,9 @@ def keep_with_model(address: str, folder: Path) -> str:
     model_id = mlflow.models.get_model_info(address).model_id
     if model_id is None:
         raise InputError(f"{address} has no model id, as models logged before MLflow 3: nothing can be kept with it.")
-    mlflow.MlflowClient().log_model_artifacts(model_id, str(folder), ROOT)
+    client = mlflow.MlflowClient()
+    client.log_model_artifacts(model_id, str(round_folder), f"{ROOT}/{round_folder.name}")
+    client.log_model_artifact(model_id, str(page), ROOT)
     return str(model_id)
 
 
