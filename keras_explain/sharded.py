@@ -29,7 +29,7 @@ from keras_explain.regions import region_of, regions_of
 if TYPE_CHECKING:
     import pandas
 
-_FIXED = ("model", "methods", "metrics", "targets", "shard_size", "seed", "images", "first_image")
+_FIXED = ("model", "methods", "metrics", "targets", "shard_size", "seed", "images", "first_image", "maps")
 
 
 class ExplainedDataset:
@@ -108,6 +108,7 @@ def explain_dataset(
     workers: int = 1,
     gpus: float = 0.0,
     address: str | None = None,
+    maps: bool = True,
     progress: bool | None = None,
 ) -> ExplainedDataset:
     """Explain every image of a data set, as many as there are, and write the maps in shards with an index.
@@ -130,6 +131,7 @@ def explain_dataset(
         workers: on Ray, processes, each with one core.
         gpus: on Ray, share of a GPU for each worker, such as 0.25.
         address: of the Ray cluster; None starts one here, or takes that of this process.
+        maps: False writes the index alone.
         progress: a line with the time left; None shows it on a terminal only.
 
     Returns:
@@ -169,6 +171,7 @@ def explain_dataset(
         targets,
         shard_size,
         {"output": output, "precision": precision, "batch_size": batch_size},
+        maps,
     )
     _check_job(out, _description(job, live, seed, images))
     done = ExplainedDataset(out).shards
@@ -199,6 +202,7 @@ class Job:
     targets: Any
     shard_size: int
     how: dict[str, Any]
+    maps: bool
 
     def read(self, k: int) -> Batch:
         """The images of one shard."""
@@ -208,7 +212,11 @@ class Job:
     def write(self, scorer: Scorer, k: int, batch: Batch) -> None:
         """Explain and write one shard: its maps, and when these are whole, its part of the index."""
         samples, attributions = self._explained(scorer, k, batch)
-        out = Path(self.out)
+        if self.maps:
+            self._write_maps(Path(self.out), k, attributions)
+        self._write_index(Path(self.out) / "index", k, samples, attributions)
+
+    def _write_maps(self, out: Path, k: int, attributions: Sequence[Attribution]) -> None:
         partial = Path(tempfile.mkdtemp(prefix=f".{_name(k)}.", dir=out / "maps"))
         methods = save_maps(partial, attributions)
         (partial / "methods.json").write_text(json.dumps(methods, default=str), "utf-8")
@@ -216,7 +224,6 @@ class Job:
         shutil.rmtree(place, ignore_errors=True)  # of an attempt that ended before its index
         partial.chmod(0o755)
         partial.rename(place)
-        self._write_index(out / "index", k, samples, batch, attributions)
 
     def _explained(self, scorer: Scorer, k: int, batch: Batch) -> tuple[Samples, list[Attribution]]:
         images, labels, ids = batch
@@ -245,9 +252,7 @@ class Job:
             found.append(attribution)
         return samples, found
 
-    def _write_index(
-        self, folder: Path, k: int, samples: Samples, batch: Batch, attributions: Sequence[Attribution]
-    ) -> None:
+    def _write_index(self, folder: Path, k: int, samples: Samples, attributions: Sequence[Attribution]) -> None:
         import pyarrow
         from pyarrow import parquet
 
@@ -345,6 +350,7 @@ def _description(job: Job, model: keras.Model, seed: int, images: int | None) ->
         "shard_size": job.shard_size,
         "seed": seed,
         "images": images,
+        "maps": job.maps,
         "first_image": Samples(first[:1], np.zeros(1)).fingerprints[0],
         "versions": versions(),
         **job.how,

@@ -196,6 +196,14 @@ def test_the_background_is_spread_over_the_data(tmp_path):
     assert few.index.base_score[0] != found.index.base_score[0]
 
 
+def test_numbers_without_maps(tmp_path):
+    whole, numbers = explained(tmp_path / "a"), explained(tmp_path / "b", maps=False)
+    assert numbers.index.equals(whole.index)
+    assert files(tmp_path / "b") == {}
+    with pytest.raises(kx.InputError, match="differs in maps"):
+        explained(tmp_path / "b")
+
+
 def test_a_model_from_a_file_and_precision(tmp_path):
     MODEL.save(tmp_path / "model.keras")
     found = kx.explain_dataset(tmp_path / "model.keras", (X, Y), ["vanilla"], tmp_path / "a", targets=1)
