@@ -8,15 +8,13 @@ without it, grey pictures in [0, 1] of the model's own size are taken.
 """
 
 import argparse
-import warnings
 from pathlib import Path
 
 import keras_explain as kx
 from keras_explain.datasets import ddsm, read
 from keras_explain.datasets.cases import Stream
 from keras_explain.datasets.preprocessing import Preprocessing
-from keras_explain.engine import History, explain_round, write_round
-from keras_explain.report import write_report
+from keras_explain.post_training import explain_selected
 
 METHODS = ("vanilla", "guided", "rectified", "smoothgrad", "integrated_gradients")
 TOLD = ("relative_completeness_error", "r2", "auprc", "roi_area", "deletion", "insertion")
@@ -35,7 +33,7 @@ def prepared(options, model):
 
 
 def explained(options, model, data):
-    """The surest images of each class, explained by every method and measured."""
+    """The surest images of each class, explained by every method and measured; `options.out` holds round and page."""
     scorer = kx.Scorer(model)
     samples = kx.select(
         scorer,
@@ -48,14 +46,22 @@ def explained(options, model, data):
     print(f"accuracy {samples.accuracy:.3f} on the images looked at")
     for _, target in samples.missing:
         print(f"{samples.class_name(target)}: no image is predicted correctly")
-    methods = [(name, kx.explainers.resolve(name)) for name in METHODS]
-    methods += [("lime", kx.Lime(options.samples)), ("gradient_shap", kx.GradientShap(samples=options.samples // 5))]
-    metrics = [*kx.metrics.default(), kx.metrics.Faithfulness()]
-
-    def failed(name, error):
-        warnings.warn(f"{name}: {error}", stacklevel=1)
-
-    return explain_round(scorer, samples, methods, metrics, None, failed)
+    settings = {
+        "file": Path(options.model).name,
+        "task": options.task,
+        "preprocessing": data.preprocessing.as_settings(),
+        "images_per_class": options.images_per_class,
+        "candidates": options.candidates,
+    }
+    return explain_selected(
+        scorer,
+        samples,
+        [*METHODS, kx.Lime(options.samples), kx.GradientShap(samples=options.samples // 5)],
+        options.out,
+        metrics=[*kx.metrics.default(), "faithfulness"],
+        title=f"{options.task}: {Path(options.model).name}",
+        settings=settings,
+    )
 
 
 def main():
@@ -74,19 +80,10 @@ def main():
     model = kx.load_model(options.model, architecture=options.architecture)
     data = prepared(options, model)
     found = explained(options, model, data)
-    settings = {
-        "model": Path(options.model).name,
-        "task": options.task,
-        "preprocessing": data.preprocessing.as_settings(),
-        "images_per_class": options.images_per_class,
-        "candidates": options.candidates,
-    }
-    write_round(options.out / "round", found, History(), options.task, settings)
     for name, attribution in zip(found.methods, found.attributions, strict=True):
         means = kx.metrics.means(attribution)
         print(f"{name}: {', '.join(f'{measure} {means[measure]:.3g}' for measure in TOLD if measure in means)}")
-    title = f"{options.task}: {Path(options.model).name}"
-    print(f"report {write_report(options.out / 'round', options.out / 'report.html', title)}")
+    print(f"report {options.out / 'report.html'}")
 
 
 if __name__ == "__main__":
