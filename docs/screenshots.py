@@ -80,7 +80,8 @@ def photograph(browser, address, name, act=lambda page: None, width=1500, height
     page.goto(address)
     page.wait_for_timeout(3000)
     for assistant in page.get_by_label("Close").all():  # MLflow's own, which takes a third of the window
-        assistant.click()
+        if assistant.is_visible():
+            assistant.click()
     act(page)
     page.wait_for_timeout(1500)
     page.screenshot(path=IMAGES / name)

@@ -42,7 +42,7 @@ def compare(
         InputError: no image or no method in common.
         MissingExtra: jinja2 is not installed.
 
-    Example:
+    Examples:
         >>> import numpy as np, keras_explain as kx
         >>> from keras_explain.comparison import compare
         >>> ramp = np.arange(64.0).reshape(1, 8, 8, 1)

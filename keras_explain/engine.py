@@ -231,7 +231,7 @@ def identity(model: keras.Model) -> dict[str, Any]:
 def without_secrets(command: str) -> str:
     """A command without passwords in addresses, and without what is called password, token, secret or key.
 
-    Example:
+    Examples:
         >>> from keras_explain.engine import without_secrets
         >>> without_secrets("train --api-key abc --lr=1 http://me:pw@host/?token=xyz&run=1")
         'train --api-key *** --lr=1 http://***@host/?token=***&run=1'

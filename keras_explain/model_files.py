@@ -58,7 +58,7 @@ def load_model(
         InputError: no such file, one that is cut off or of another kind, weights without an architecture or for another
             one, Lambda layers in safe mode, and what Keras 3 has no layer for.
 
-    Example:
+    Examples:
         >>> import keras, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, activation="softmax")])
         >>> model.save("model.keras")
@@ -475,7 +475,7 @@ def resnet50(classes: int, size: int = 299) -> keras.Model:
         classes: outputs of the softmax.
         size: side of the images (size, size, 3).
 
-    Example:
+    Examples:
         >>> from keras_explain.model_files import resnet50
         >>> resnet50(5, size=64).layers[1].name
         'resnet50'

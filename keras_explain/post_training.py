@@ -47,7 +47,7 @@ def explain_selected(
     Raises:
         InputError: unknown methods or metrics, no samples.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> from keras_explain.post_training import explain_selected
         >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")]

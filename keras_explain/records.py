@@ -53,7 +53,7 @@ class Samples:
     Raises:
         InputError: lengths or shapes that do not fit, NaN or infinity in the images.
 
-    Example:
+    Examples:
         >>> import numpy as np, keras_explain as kx
         >>> samples = kx.Samples(np.zeros((2, 8, 8, 1)), targets=[0, 3])
         >>> samples.targets.tolist(), samples.ids
@@ -169,7 +169,7 @@ class Attribution:
     Raises:
         InputError: lengths that do not fit, or values that are not finite.
 
-    Example:
+    Examples:
         >>> import numpy as np, keras_explain as kx
         >>> kx.Attribution("mine", np.ones((1, 2, 2, 1)), [0], [0], score=[5.0], base_score=[0.5]).completeness_error
         array([0.5])

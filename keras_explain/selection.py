@@ -42,7 +42,7 @@ class ClassMap:
     Raises:
         InputError: an empty mapping, or one to something that is no whole number.
 
-    Example:
+    Examples:
         >>> import keras_explain as kx
         >>> kx.ClassMap({1: 0, 3: 1})(3), kx.ClassMap({1: 0, 3: 1})(0)
         (1, None)
@@ -129,7 +129,7 @@ def select(
         InputError: no data, labels or images that do not fit the model, a class map to an output that does not exist, a
             roi of another shape than its image, of no image of the data, or of more images than they have.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
         >>> _ = model.layers[0].kernel.assign(np.eye(2))

@@ -45,7 +45,7 @@ class ExplainedDataset:
     Raises:
         InputError: the folder holds none.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
         >>> data = np.random.default_rng(0).random((5, 4, 4, 1)), np.arange(5) % 2
@@ -142,7 +142,7 @@ def explain_dataset(
             method raises. Shards that are done are kept.
         MissingExtra: ray is not installed, and asked for.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
         >>> data = np.random.default_rng(0).random((5, 4, 4, 1)), np.arange(5) % 2

@@ -68,7 +68,7 @@ def verdicts(attribution: Attribution, r: int) -> list[Verdict]:
         attribution: with `measures`, as `keras_explain.metrics.measure` gives it.
         r: the row.
 
-    Example:
+    Examples:
         >>> import numpy as np, keras_explain as kx
         >>> from keras_explain.verdicts import verdicts
         >>> found = kx.Attribution("ig", np.ones((1, 2, 2, 1)), [0], [0], score=[5.0], base_score=[0.5])

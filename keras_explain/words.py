@@ -95,7 +95,7 @@ def titles(attributions: Sequence[Attribution]) -> list[str]:
     Args:
         attributions: shown side by side.
 
-    Example:
+    Examples:
         >>> import numpy as np, keras_explain as kx
         >>> from keras_explain.words import titles
         >>> maps = [kx.Attribution("rise", np.ones((1, 2)), [0], [0], [0.0], settings={"masks": n}) for n in (9, 99)]

@@ -31,7 +31,7 @@ def autolog(disable: bool = False, **options: Any) -> None:
     Raises:
         InputError: for options that cannot work.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> kx.autolog(explainers=["vanilla"], tracker=kx.DirectoryTracker("run"))
         >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])

@@ -97,7 +97,7 @@ class ExplanationCallback(keras.callbacks.Callback):
     Raises:
         InputError: at once for arguments that cannot work; in training as `on_error` says.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> from keras_explain.callbacks import ExplanationCallback
         >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
@@ -220,7 +220,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._first = epoch if self._first is None else self._first
         self._budget.epoch_ends()
         self._last = epoch
-        is_last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
+        is_last = epoch + 1 == self.params.get("epochs") or getattr(self.model, "stop_training", False)
         if is_last or epoch % self.frequency == 0:
             self._round(epoch, logs, is_last)
         logs.update(self._known)

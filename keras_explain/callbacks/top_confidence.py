@@ -42,7 +42,7 @@ class TopConfidence(keras.metrics.Metric):
         InputError: k below one; a class map that is a function, since the classes must be known before the data are
             seen; at the first batch, labels or outputs of another shape.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.callbacks import TopConfidence
         >>> metric = TopConfidence()

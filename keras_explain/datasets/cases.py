@@ -56,7 +56,7 @@ class Stream(keras.utils.PyDataset):
     Raises:
         InputError: no cases, several of one name, a class map that leaves none.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.datasets.cases import Case, Stream
         >>> from keras_explain.datasets.preprocessing import Preprocessing
@@ -154,7 +154,7 @@ def split(cases: Sequence[Case], share: float = 0.2, seed: int = 0) -> tuple[lis
     Raises:
         InputError: a share outside 0.1 to 0.5, or fewer groups than parts.
 
-    Example:
+    Examples:
         >>> from keras_explain.datasets.cases import Case, split
         >>> cases = [Case(f"{p}-{i}", p % 2, lambda: None, group=f"P{p}") for p in range(20) for i in range(3)]
         >>> train, held_out = split(cases)

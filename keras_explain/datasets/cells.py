@@ -37,7 +37,7 @@ def cells(n: int, depth: int = 12, side: int = 24, seed: int = 0, first: int = 0
     Raises:
         InputError: fewer than one cell, or too few voxels.
 
-    Example:
+    Examples:
         >>> from keras_explain.datasets.cells import cells
         >>> volumes, labels, masks = cells(5, depth=8, side=16)
         >>> volumes.shape, labels.tolist(), bool(masks.any(axis=(1, 2, 3)).all())

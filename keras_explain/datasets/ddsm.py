@@ -68,7 +68,7 @@ def task(name: str) -> Task:
     Raises:
         InputError: another name.
 
-    Example:
+    Examples:
         >>> from keras_explain.datasets import ddsm
         >>> ddsm.task("model_2").class_map[3], ddsm.task("model_2").class_names[2]
         (2, 'malignant calcification')

@@ -79,7 +79,7 @@ def open_data(
     Raises:
         InputError: nothing that is known lies there, or it does not fit the model.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np
         >>> from keras_explain.datasets.own import open_data
         >>> np.savez("mine.npz", images=np.zeros((2, 4, 4, 1), "float32"), labels=[0, 1])

@@ -43,7 +43,7 @@ def mammograms(
     Raises:
         InputError: fewer than one image, or a side below 32 pixels.
 
-    Example:
+    Examples:
         >>> from keras_explain.datasets import phantom
         >>> images, labels, masks = phantom.mammograms(5, size=64)
         >>> images.shape, labels.tolist(), masks.any(axis=(1, 2)).tolist()

@@ -37,7 +37,7 @@ class Preprocessing:
     Raises:
         InputError: measures or ranges that cannot be.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.datasets.preprocessing import Preprocessing
         >>> prepare = Preprocessing(size=(2, 2), channels=3)
@@ -161,7 +161,7 @@ class Preprocessing:
         Raises:
             InputError: a file without such a record.
 
-        Example:
+        Examples:
             >>> from keras_explain.datasets.preprocessing import Preprocessing
             >>> Preprocessing.from_settings(Preprocessing(channels=1).as_settings())
             Preprocessing(size=(299, 299), channels=1, scale=(0.0, 1.0), window=None)

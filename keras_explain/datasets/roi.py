@@ -149,7 +149,7 @@ class Roi:
     Raises:
         InputError: a size that is not two positive numbers, shapes that are none.
 
-    Example:
+    Examples:
         >>> from keras_explain.datasets.roi import Box, Circle, Roi
         >>> roi = Roi((100, 200), [Circle(50, 30, 10), Box(0, 0, 20, 20)])
         >>> mask = roi.crop(top=0, left=0, height=50, width=100).resize(25, 50).flip("horizontal").mask()

@@ -26,7 +26,7 @@ def regions(table: str | Path, category: str | None = None) -> dict[str, Roi]:
     Raises:
         InputError: no such file, missing columns, a row that is none, a category that no row has.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from keras_explain.datasets import vindr
         >>> head = "image_id,height,width,finding_categories,xmin,ymin,xmax,ymax"

@@ -118,7 +118,7 @@ def explain(
         InputError: images, targets, names or options that do not fit.
         HeadError: the model's output cannot be switched to logits.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
         >>> _ = model.layers[0].kernel.assign([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])

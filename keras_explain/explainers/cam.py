@@ -125,7 +125,7 @@ class GradCam:
     Raises:
         InputError: at use, there is no such layer, it is called several times in a pass, or its output is no map.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 3), keras.layers.GlobalAveragePooling2D()]
         >>> model = keras.Sequential([*layers, keras.layers.Dense(2, activation="softmax")])
@@ -177,7 +177,7 @@ class GradCamPlusPlus(GradCam):
 
     Returns of `explain`, raises: as `GradCam`.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 3), keras.layers.GlobalAveragePooling2D()]
         >>> model = keras.Sequential([*layers, keras.layers.Dense(2, activation="softmax")])

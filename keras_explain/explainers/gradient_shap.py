@@ -46,7 +46,7 @@ class GradientShap:
     Raises:
         InputError: no background, one of another shape or range, fewer than two samples.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
         >>> _ = model.layers[0].kernel.assign([[1.0, -1.0], [2.0, 0.0]])

@@ -47,7 +47,7 @@ class IntegratedGradients:
     Raises:
         InputError: fewer than one step, a tolerance that is not positive, a baseline of another shape.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
         >>> _ = model.layers[0].kernel.assign([[1.0, -1.0], [2.0, 0.0]])

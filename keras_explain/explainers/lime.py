@@ -119,7 +119,7 @@ class Lime:
         InputError: fewer than two samples or segments, an unknown segmentation, sampling or way to hide.
         MissingExtra: lime or scikit-image is not installed.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> layers = [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
         >>> halves = kx.Lime(samples=50, segmentation=lambda image: np.arange(16).reshape(4, 4) // 8, hide=0.0)

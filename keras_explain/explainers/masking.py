@@ -125,7 +125,7 @@ class Occlusion:
     Raises:
         InputError: a window larger than the image, a stride larger than the window, an unknown way to hide.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
         >>> model.layers[-1].set_weights([np.array([[1, 0], [2, 0], [3, 0], [4, 0.0]]), np.zeros(2)])
@@ -240,7 +240,7 @@ class Rise:
     Raises:
         InputError: fewer than two samples or one cell, a probability outside ]0, 1[, an unknown way to hide.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
         >>> found = kx.explain(model, np.ones((1, 8, 8, 1)), "rise", targets=0, samples=50)

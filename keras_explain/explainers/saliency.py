@@ -41,7 +41,7 @@ class Saliency:
         InputError: an unknown rule, a negative number.
         RuleError: at use, for a rule on a model without ReLUs or with leaky ones.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax", use_bias=False)])
         >>> _ = model.layers[0].kernel.assign([[1.0, -1.0], [2.0, 0.0]])

@@ -35,7 +35,7 @@ class ScoreCam:
             one-unit sigmoid, bfloat16, no such layer or more channels than it has.
         MissingExtra: tf-keras-vis is not installed.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> layers = [keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 3), keras.layers.GlobalAveragePooling2D()]
         >>> model = keras.Sequential([*layers, keras.layers.Dense(2, activation="softmax")])

@@ -50,7 +50,7 @@ def projections(volume: np.ndarray) -> np.ndarray:
     Returns:
         (h, w), or (h + 1 + d, w + 1 + d) with NaN between the parts.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.figures.channels import projections
         >>> volume = np.zeros((2, 3, 4))

@@ -53,7 +53,7 @@ def history(
     Raises:
         InputError: a curve of another length than `epochs`.
 
-    Example:
+    Examples:
         >>> import keras_explain as kx
         >>> curves = {"auprc": {"vanilla": [0.1, 0.3], "guided": [0.2, 0.2]}, "roi_area": {"": [0.05, 0.05]}}
         >>> figure = kx.figures.history([1, 6], curves, title="epochs 1 to 6")

@@ -63,7 +63,7 @@ def panel(
     Raises:
         InputError: images of another rank, an attribution of other samples, a percentile outside (0, 100].
 
-    Example:
+    Examples:
         >>> import numpy as np, keras_explain as kx
         >>> samples = kx.Samples(np.random.default_rng(0).random((1, 8, 8, 1)), targets=[1], confidence=[0.9])
         >>> attribution = kx.Attribution("mine", np.ones((1, 8, 8, 1)), [1], [0], score=[64.0], base_score=[0.0])

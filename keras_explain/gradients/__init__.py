@@ -103,7 +103,7 @@ class Scorer:
         InputError: the model has several inputs, or Keras runs on a backend without gradients.
         HeadError: at first use, when the output cannot be switched to logits (see `keras_explain.outputs`).
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
         >>> scorer = kx.Scorer(model)

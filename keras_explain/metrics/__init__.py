@@ -132,7 +132,7 @@ def measure(
         InputError: an unknown metric, an attribution of other samples, an explainer of another method or other
             settings, two metrics that give numbers of one name; whatever a metric raises.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
         >>> model, roi = keras.Sequential(layers), np.zeros((1, 8, 8))
@@ -226,7 +226,7 @@ def evaluate(
     Raises:
         InputError: as in `measure`.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
         >>> samples = kx.Samples(np.ones((1, 2)), targets=[0])

@@ -27,7 +27,7 @@ def breast(image: np.ndarray) -> np.ndarray:
     Returns:
         (*shape) bool; True everywhere where nothing is dark, as in a crop from inside the breast.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import breast
         >>> breast(np.array([[[0.9], [0.8], [0.0], [1.0]]]))
@@ -58,7 +58,7 @@ def border_share(values: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     Raises:
         InputError: shapes that do not fit.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import border_share
         >>> border_share(np.array([[[[3.0], [-1.0]]]]), np.array([[[True, False]]]))
@@ -92,7 +92,7 @@ class Border:
     Raises:
         InputError: a foreground that is no function.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> samples = kx.Samples(np.array([[[[1.0], [0.0]]]]), [0])
         >>> attribution = kx.Attribution("mine", np.array([[[[3.0], [1.0]]]]), [0], [0], score=[1.0])

@@ -23,7 +23,7 @@ class Completeness:
     Each only for methods that promise it: completeness for Integrated Gradients and GradientShap, the standard error
     for GradientShap.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
         >>> samples = kx.Samples(np.ones((1, 2)), targets=[0])

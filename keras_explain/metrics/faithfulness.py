@@ -42,7 +42,7 @@ class Faithfulness:
     Raises:
         InputError: fewer than one step, an unknown baseline.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((1, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
         >>> model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))

@@ -35,7 +35,7 @@ def pointing_game(values: np.ndarray, roi: np.ndarray) -> np.ndarray:
     Raises:
         InputError: shapes that do not fit.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import pointing_game
         >>> pointing_game(np.array([[[[3.0], [1.0]]]]), np.array([[[True, False]]]))
@@ -67,7 +67,7 @@ def relevance_mass(values: np.ndarray, roi: np.ndarray) -> np.ndarray:
     Raises:
         InputError: shapes that do not fit.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import relevance_mass
         >>> relevance_mass(np.array([[[[3.0], [1.0]]]]), np.array([[[True, False]]]))
@@ -99,7 +99,7 @@ def relevance_rank(values: np.ndarray, roi: np.ndarray) -> np.ndarray:
     Raises:
         InputError: shapes that do not fit.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import relevance_rank
         >>> relevance_rank(np.array([[[[3.0], [2.0], [1.0]]]]), np.array([[[True, False, True]]]))
@@ -138,7 +138,7 @@ def auprc(values: np.ndarray, roi: np.ndarray) -> np.ndarray:
         InputError: shapes that do not fit.
         MissingExtra: scikit-learn is not installed.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import auprc
         >>> auprc(np.array([[[[3.0], [2.0], [1.0]]]]), np.array([[[True, False, True]]])).round(3)
@@ -171,7 +171,7 @@ def otsu_iou(values: np.ndarray, roi: np.ndarray) -> np.ndarray:
         InputError: shapes that do not fit.
         MissingExtra: scikit-image is not installed.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import otsu_iou
         >>> otsu_iou(np.array([[[[3.0], [3.0], [0.0]]]]), np.array([[[True, False, False]]]))
@@ -219,7 +219,7 @@ class Localization:
     Args:
         absolute: rank the absolute values instead of the signed ones.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> samples = kx.Samples(np.zeros((1, 2, 2, 1)), [0], roi=np.array([[[True, False], [False, False]]]))
         >>> attribution = kx.Attribution("mine", samples.roi[..., None], [0], [0], score=[1.0])

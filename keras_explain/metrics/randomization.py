@@ -59,7 +59,7 @@ class Randomization:
     Raises:
         InputError: an unknown mode, fewer than one stage; at use, a model without weights or a missing explainer.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> layers = [keras.Input((16, 16, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")]
         >>> samples = kx.Samples(np.random.default_rng(0).random((2, 16, 16, 1)), [0, 1])

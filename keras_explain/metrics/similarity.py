@@ -29,7 +29,7 @@ def spearman(first: np.ndarray, second: np.ndarray, absolute: bool = False) -> n
     Raises:
         InputError: shapes that differ.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import spearman
         >>> ramp = np.arange(4.0).reshape(1, 2, 2, 1)
@@ -64,7 +64,7 @@ def ssim(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         InputError: shapes that differ.
         MissingExtra: scikit-image is not installed.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import ssim
         >>> map = np.random.default_rng(0).random((1, 16, 16, 1))
@@ -111,7 +111,7 @@ class Agreement:
 
     Each method that was given counts, guided backpropagation too: compare a method's number with those of the others.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
         >>> samples = kx.Samples(np.ones((1, 2, 2, 1)), targets=[0])
@@ -152,7 +152,7 @@ class Drift:
 
     NaN for images that were not explained in the previous round; an image is known by its content.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
         >>> samples = kx.Samples(np.ones((1, 2, 2, 1)), targets=[0])

@@ -33,7 +33,7 @@ class Sensitivity:
     Raises:
         InputError: fewer than one draw, a radius that is not positive; at use, a missing explainer.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
         >>> samples = kx.Samples(np.random.default_rng(0).random((1, 4, 4, 1)), targets=[0])
@@ -88,7 +88,7 @@ def variables_stability(chosen: np.ndarray) -> float:
     Args:
         chosen: (repetitions, k) numbers of the features that each repetition found strongest.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import variables_stability
         >>> variables_stability(np.array([[0, 1], [1, 2]]))
@@ -113,7 +113,7 @@ def coefficients_stability(chosen: np.ndarray, weights: np.ndarray, errors: np.n
     Returns:
         NaN where no feature was found twice with a known error.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.metrics import coefficients_stability
         >>> weights, errors = np.array([[1.0, 5.0], [1.1, 9.0]]), np.full((2, 2), 0.1)
@@ -149,7 +149,7 @@ class Stability:
     Raises:
         InputError: fewer than two repetitions, fewer than one feature.
 
-    Example:
+    Examples:
         >>> import keras, numpy as np, keras_explain as kx
         >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
         >>> samples = kx.Samples(np.random.default_rng(0).random((1, 4, 4, 1)), targets=[0])

@@ -31,7 +31,7 @@ class Report:
     Raises:
         MissingExtra: jinja2 is not installed.
 
-    Example:
+    Examples:
         >>> import numpy as np, keras_explain as kx
         >>> from keras_explain.report import Report
         >>> report = Report("by hand")
@@ -130,7 +130,7 @@ def write_report(folder: str | Path, file: str | Path, title: str = "Explanation
         InputError: a folder without rounds.
         MissingExtra: jinja2 is not installed.
 
-    Example:
+    Examples:
         >>> import numpy as np, keras_explain as kx
         >>> from keras_explain.report import write_report
         >>> samples = kx.Samples(np.zeros((1, 8, 8, 1)), [0])

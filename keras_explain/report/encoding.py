@@ -62,7 +62,7 @@ def encoded_labels(labels: np.ndarray) -> str:
 def tiled(slices: np.ndarray) -> np.ndarray:
     """Slices (depth, h, w, ...) in one picture, in rows of ceil(sqrt(depth)), since formats limit the sides.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from keras_explain.report.encoding import tiled
         >>> tiled(np.arange(3).reshape(3, 1, 1)).tolist()

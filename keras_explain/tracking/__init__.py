@@ -67,7 +67,7 @@ class MlflowTracker:
     Raises:
         MissingExtra: mlflow is not installed.
 
-    Example:
+    Examples:
         >>> import keras_explain as kx
         >>> tracker = kx.MlflowTracker(tracking_uri="sqlite:///mlflow.db")
     """
@@ -179,7 +179,7 @@ class DirectoryTracker:
     Args:
         folder: created if needed; rounds go to `folder/explanations/epoch_0004`.
 
-    Example:
+    Examples:
         >>> import keras_explain as kx
         >>> tracker = kx.DirectoryTracker("runs/one")
     """
