@@ -24,7 +24,7 @@ import keras
 import numpy as np
 
 from keras_explain import figures, metrics
-from keras_explain.errors import InputError, OutOfTime
+from keras_explain.errors import InputError, OutOfTime, without_secrets
 from keras_explain.explainers import Explainer
 from keras_explain.gradients import Scorer
 from keras_explain.observer import untouched
@@ -34,7 +34,6 @@ from keras_explain.verdicts import CHANCE
 _PACKAGES = ("keras-explain-callbacks", "keras", "numpy", "lime", "shap", "mlflow")
 _LONGEST_NAME = 80
 _LONGEST_COMMAND = 2000
-_SECRET = "(?:pass|token|secret|key|credential)"
 
 
 @dataclass(repr=False)
@@ -226,19 +225,6 @@ def identity(model: keras.Model) -> dict[str, Any]:
     for weight in model.weights:
         found.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value)).tobytes())
     return {"name": model.name, "parameters": model.count_params(), "weights": found.hexdigest()}
-
-
-def without_secrets(command: str) -> str:
-    """A command without passwords in addresses, and without what is called password, token, secret or key.
-
-    Examples:
-        >>> from keras_explain.engine import without_secrets
-        >>> without_secrets("train --api-key abc --lr=1 http://me:pw@host/?token=xyz&run=1")
-        'train --api-key *** --lr=1 http://***@host/?token=***&run=1'
-    """
-    command = re.sub(r"(?<=://)[^\s'\"]+@", "***@", command)
-    command = re.sub(rf"([?&][^=&\s]*{_SECRET}[^=&\s]*=)[^&\s'\"]+", r"\1***", command, flags=re.I)
-    return re.sub(rf"(--?[\w-]*{_SECRET}[\w-]*)([= ])\S+", r"\1\2***", command, flags=re.I)
 
 
 @functools.cache

@@ -12,8 +12,11 @@ ExplanationWarning(UserWarning) something was skipped or cannot be trusted; trai
 from __future__ import annotations
 
 import importlib
+import re
 
 import numpy as np
+
+_SECRET = "(?:pass|token|secret|key|credential)"
 
 
 class ExplainError(Exception):
@@ -59,3 +62,16 @@ except ModuleNotFoundError as error:
         f"Keras runs on {error.name}, which is not installed: pip install 'keras-explain-callbacks[{error.name}]', "
         "or set KERAS_BACKEND to another backend before Keras is imported."
     ) from error
+
+
+def without_secrets(command: str) -> str:
+    """A command or address without its passwords, and without what is called password, token, secret or key.
+
+    Examples:
+        >>> from keras_explain.errors import without_secrets
+        >>> without_secrets("train --api-key abc --lr=1 http://me:pw@host/?token=xyz&run=1")
+        'train --api-key *** --lr=1 http://***@host/?token=***&run=1'
+    """
+    command = re.sub(r"(?<=://)[^\s'\"]+@", "***@", command)
+    command = re.sub(rf"([?&][^=&\s]*{_SECRET}[^=&\s]*=)[^&\s'\"]+", r"\1***", command, flags=re.I)
+    return re.sub(rf"(--?[\w-]*{_SECRET}[\w-]*)([= ])\S+", r"\1\2***", command, flags=re.I)

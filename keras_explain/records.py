@@ -325,19 +325,21 @@ def load_round(folder: str | Path) -> tuple[Samples, list[Attribution], dict[str
         folder: one round, for example `explanations/epoch_0004`.
 
     Raises:
-        InputError: the folder holds no round.
+        InputError: the folder holds no round, or one that is damaged. Nothing outside of the folder is read.
     """
     folder = Path(folder)
     if not (folder / "settings.json").is_file():
         raise InputError(f"{folder} holds no settings.json; give the folder of one round, such as epoch_0004.")
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    with np.load(folder / "samples.npz", allow_pickle=False) as file:
-        stored = dict(file)
-    for name in ("ids", "class_names", "channel_names", "value_range"):
-        stored[name] = tuple(stored.get(name, np.array([])).tolist())
-    stored["missing"] = tuple(map(tuple, stored["missing"].tolist()))
-    stored["accuracy"] = float(stored["accuracy"])
-    return Samples(**stored), load_maps(folder, settings.pop("methods")), settings
+    try:
+        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        stored = _read_arrays(folder / "samples.npz")
+        for name in ("ids", "class_names", "channel_names", "value_range"):
+            stored[name] = tuple(stored.get(name, np.array([])).tolist())
+        stored["missing"] = tuple(map(tuple, stored["missing"].tolist()))
+        stored["accuracy"] = float(stored["accuracy"])
+        return Samples(**stored), load_maps(folder, settings.pop("methods")), settings
+    except Exception as error:  # a damaged file raises whatever its part of NumPy, zlib or json does
+        raise InputError(f"{folder} holds no round that can be read. {type(error).__name__}: {error}") from error
 
 
 def load_maps(folder: Path, methods: Mapping[str, Any]) -> list[Attribution]:
@@ -349,16 +351,23 @@ def load_maps(folder: Path, methods: Mapping[str, Any]) -> list[Attribution]:
     """
     attributions = []
     for name, method in methods.items():
-        with np.load(folder / f"{name}.npz", allow_pickle=False) as file:
-            columns: dict[str, Any] = {"details": {}, "measures": {}}
-            for key in file.files:
-                group, _, inner = key.partition(".")
-                if inner:
-                    columns[group][inner] = file[key]
-                else:
-                    columns[key] = file[key]
+        if name != _free_name(name, {}):
+            raise InputError(f"{name!r} is no name of a method's file.")
+        columns: dict[str, Any] = {"details": {}, "measures": {}}
+        for key, array in _read_arrays(folder / f"{name}.npz").items():
+            group, _, inner = key.partition(".")
+            if inner:
+                columns[group][inner] = array
+            else:
+                columns[key] = array
         attributions.append(Attribution(**method, **columns))
     return attributions
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    # NumPy leaves a file open that is no archive.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        return dict(file)
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

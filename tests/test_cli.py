@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 
 import keras
 import mlflow
@@ -475,6 +476,11 @@ def test_colours_and_depths_of_files(tmp_path):
     deep = np.arange(30, dtype="uint16").reshape(6, 5) * 1000
     Image.fromarray(deep).save(tmp_path / "deep.png")
     np.testing.assert_array_equal(pixels(tmp_path / "deep.png"), deep)
+    bomb = (tmp_path / "colours.png").read_bytes().replace((5).to_bytes(4) + (6).to_bytes(4), (2**20).to_bytes(4) * 2)
+    crc = zlib.crc32(bomb[12:29]).to_bytes(4)
+    (tmp_path / "bomb.png").write_bytes(bomb[:29] + crc + bomb[33:])  # says that it has 2^40 pixels
+    with pytest.raises(kx.InputError, match=r"bomb.png is no picture that can be read: Image size .* exceeds limit"):
+        pixels(tmp_path / "bomb.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "colours.png").read_bytes()[:60])
     with pytest.raises(kx.InputError, match=r"broken.png is no picture that can be read"):
         pixels(tmp_path / "broken.png")

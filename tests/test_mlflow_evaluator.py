@@ -170,6 +170,11 @@ def test_models_are_loaded_by_their_address_and_keep_their_explanations(server, 
         pass
     with pytest.raises(kx.InputError, match="holds no explanations"):
         rounds_of(run.info.run_id, tmp_path)
+    mlflow.set_tracking_uri("http://me:s3cret@127.0.0.1:9")  # the fixture puts it back
+    with pytest.raises(kx.InputError) as told:
+        rounds_of("0" * 32, tmp_path)
+    assert "s3cret" not in str(told.value)
+    assert "http://***@127.0.0.1:9" in str(told.value)
 
 
 @pytest.fixture

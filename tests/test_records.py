@@ -1,6 +1,7 @@
 """Samples and Attribution: checked when made, and the same after a trip to disk."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -145,3 +146,39 @@ def test_what_is_printed_fits_on_a_line():
     assert repr(samples) == "Samples: 2 images of 4 x 5 x 1, 4 targets, background of 3"
     found = kx.Attribution("mine", np.ones((1, 4, 5, 1)), [0], [0], [1.0], unit="logit")
     assert repr(found) == "Attribution of mine: 1 maps of 4 x 5 x 1, in logit"
+
+
+def test_a_damaged_round_is_an_error_and_nothing_else(tmp_path):
+    """Cut off, and with bytes exchanged in every file: what is read is right, or the error is ours."""
+    samples = kx.Samples(np.random.default_rng(0).random((2, 4, 4, 1)), [0, 1], ids=["a", "b"])
+    found = kx.Attribution("mine", np.ones((2, 4, 4, 1)), [0, 1], [0, 1], score=[1.0, 2.0])
+    kx.save_round(tmp_path, samples, [found], {"title": "whole"})
+    random, refused = np.random.default_rng(1), 0
+    for file in sorted(tmp_path.iterdir()):
+        whole = file.read_bytes()
+        for attempt in range(60):
+            bad = bytearray(whole)
+            for place in random.integers(0, len(bad), 1 + attempt % 4):
+                bad[place] = random.integers(0, 256)
+            file.write_bytes(bad if attempt % 3 else whole[: random.integers(0, len(whole))])
+            try:
+                again, maps, _ = kx.load_round(tmp_path)
+            except kx.InputError:
+                refused += 1
+            else:
+                assert isinstance(again, kx.Samples)
+                assert isinstance(maps, list)
+        file.write_bytes(whole)
+    assert refused > 60
+
+
+def test_a_round_reads_nothing_outside_of_its_folder(tmp_path):
+    samples = kx.Samples(np.zeros((1, 4, 4, 1)), [0])
+    found = kx.Attribution("mine", np.ones((1, 4, 4, 1)), [0], [0], score=[1.0])
+    for name in ("one", "two"):
+        kx.save_round(tmp_path / name, samples, [found])
+    settings = json.loads((tmp_path / "one" / "settings.json").read_text())
+    settings["methods"] = {"../two/mine": settings["methods"]["mine"]}
+    (tmp_path / "one" / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(kx.InputError, match=r"'\.\./two/mine' is no name of a method's file"):
+        kx.load_round(tmp_path / "one")

@@ -39,7 +39,7 @@ def read_image(file: str | Path) -> np.ndarray:
             # Pillow would cut whole numbers of 32 bits and fractions to 0..255; it gives some files of 16 bits as 32.
             pixels = np.asarray(picture if picture.mode.startswith(("I", "F")) else picture.convert("L"))
             sixteen = picture.mode == "I" and picture.format in ("PNG", "PPM")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{file} is no picture that can be read: {error}") from error
     return pixels.astype("uint16") if sixteen else pixels
 

@@ -272,6 +272,6 @@ def pixels(file: str | Path) -> np.ndarray:
             coloured = picture.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr", "LAB", "HSV")
             if coloured:
                 return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{file} is no picture that can be read: {error}") from error
     return read_image(file)

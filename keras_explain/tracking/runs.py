@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from keras_explain.errors import InputError, MissingExtra
+from keras_explain.errors import InputError, MissingExtra, without_secrets
 from keras_explain.tracking import ROOT
 
 _ADDRESSES = ("models:/", "runs:/")
@@ -40,10 +40,11 @@ def rounds_of(source: str, into: Path, last: bool = False) -> Path:
     try:
         entries = client.list_artifacts(run_id, ROOT)
     except mlflow.exceptions.MlflowException as error:
-        raise InputError(f"{source!r} is no folder, and no run of {mlflow.get_tracking_uri()}: {error}") from error
+        words = f"{source!r} is no folder, and no run of {mlflow.get_tracking_uri()}: {error}"
+        raise InputError(without_secrets(words)) from None  # MLflow's own message has the address whole
     rounds = [entry.path for entry in entries if entry.is_dir]
     if not rounds:
-        raise InputError(f"The run {run_id} of {mlflow.get_tracking_uri()} holds no explanations.")
+        raise InputError(without_secrets(f"The run {run_id} of {mlflow.get_tracking_uri()} holds no explanations."))
     rounds = sorted(rounds, key=lambda path: (len(path), path))[-1 if last else 0 :]
     places = [Path(client.download_artifacts(run_id, path, str(into))) for path in rounds]
     return places[0].parent
@@ -63,7 +64,8 @@ def load_logged_model(address: str) -> Any:
     try:
         wrapped = mlflow.pyfunc.load_model(address)
     except (mlflow.exceptions.MlflowException, OSError) as error:
-        raise InputError(f"{address} cannot be loaded from {mlflow.get_tracking_uri()}: {error}") from error
+        words = f"{address} cannot be loaded from {mlflow.get_tracking_uri()}: {error}"
+        raise InputError(without_secrets(words)) from None
     model = wrapped.get_raw_model()
     if not hasattr(model, "layers"):
         raise InputError(f"{address} is a {type(model).__name__}; a Keras model is needed.")
