@@ -145,6 +145,25 @@ def test_the_page_grows_with_the_rounds_also_of_a_run_that_is_resumed(server, tm
     assert not list((tmp_path / "a").rglob("*.partial"))
 
 
+def test_two_trainings_in_one_folder_stay_apart(tmp_path):
+    def numbers(folder):
+        rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
+        assert len({(step, name) for step, name, _ in rows}) == len(rows)  # none twice
+        return sorted({int(step) for step, _, _ in rows})
+
+    def rounds(folder):
+        return sorted(int(path.name[6:]) for path in folder.glob("epoch_*"))
+
+    for epochs in (4, 1, 3):
+        fit([explain(kx.DirectoryTracker(tmp_path), frequency=1)], epochs=epochs)
+    for name, epochs in (("explanations-1", 4), ("explanations-2", 1), ("explanations", 3)):
+        assert rounds(tmp_path / name) == numbers(tmp_path / name) == list(range(epochs))
+        assert (tmp_path / name / "run.json").is_file()
+    fit([explain(kx.DirectoryTracker(tmp_path), frequency=1)], epochs=5, initial_epoch=2)  # killed after epoch 2, say
+    assert rounds(tmp_path / "explanations") == numbers(tmp_path / "explanations") == [0, 1, 2, 3, 4]
+    assert not (tmp_path / "explanations-3").exists()
+
+
 def test_a_tracker_of_three_methods_is_enough(tmp_path):
     class Mine:
         steps = ()

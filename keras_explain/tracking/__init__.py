@@ -176,6 +176,9 @@ class MlflowTracker:
 class DirectoryTracker:
     """Keeps rounds in a folder, in the same tree as `MlflowTracker`, with numbers in `metrics.csv`.
 
+    A training that begins with its first epoch leaves an earlier one alone, whose folder becomes `explanations-1`; one
+    that goes on (`initial_epoch`) joins it, and what it does again replaces what was there.
+
     Args:
         folder: created if needed; rounds go to `folder/explanations/epoch_0004`.
 
@@ -186,15 +189,35 @@ class DirectoryTracker:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._settings: dict[str, Any] | None = None  # until the first round is there
 
     def start(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings of the run."""
+        """Make the folder; the settings are written with the first round."""
+        self._settings = dict(settings)
+        (self.folder / ROOT).mkdir(parents=True, exist_ok=True)
+
+    def _begin(self, step: int, settings: Mapping[str, Any]) -> None:
+        """Set an earlier training aside, or take out of its numbers those of the steps that come again."""
         root = self.folder / ROOT
-        root.mkdir(parents=True, exist_ok=True)
+        numbers = root / "metrics.csv"
+        if step == 0 and any(root.glob("epoch_*")):
+            free = (self.folder / f"{ROOT}-{k}" for k in range(1, 10**6))
+            root.rename(next(place for place in free if not place.exists()))
+            root.mkdir()
+        elif numbers.exists():
+            with numbers.open(newline="", encoding="utf-8") as file:
+                head, *rows = csv.reader(file)
+            partial = numbers.with_suffix(".partial")
+            with partial.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([head, *(row for row in rows if int(row[0]) < step)])
+            partial.replace(numbers)
         (root / "run.json").write_text(json.dumps(dict(settings), indent=1, default=str), encoding="utf-8")
 
     def log_round(self, step: int, folder: Path, numbers: Mapping[str, float]) -> None:
         """Copy one round, and append its numbers."""
+        if self._settings is not None:
+            self._begin(step, self._settings)
+            self._settings = None
         root = self.folder / ROOT
         partial = root / f".{round_name(step)}.partial"
         shutil.rmtree(partial, ignore_errors=True)
