@@ -64,6 +64,7 @@ def run(size: int, epochs: int, images: int, tracking_uri: str) -> None:
         class_names=phantom.CLASS_NAMES,
         frequency=_FREQUENCY,
         roi=validation.masks,
+        why_not=["vanilla"],
         tracker=tracker,
     )
     model = build_model(size, len(phantom.CLASS_NAMES), steps=epochs * -(-images // _BATCH))
@@ -80,7 +81,8 @@ def run(size: int, epochs: int, images: int, tracking_uri: str) -> None:
     print(f"\nValidation accuracy {history.history['val_accuracy'][-1]:.2f} (chance 0.20), {tracker.where}\n")
     print(table(callback.latest))
     print(
-        "\nThe pictures, with a step slider over epochs: run this, open the run, then 'Model metrics'."
+        "\nRun this, and open the run: 'Model metrics' has the pictures with a step slider over epochs, 'Artifacts' the"
+        "\npage explanations/report.html."
         f"\n\n    mlflow ui --backend-store-uri {tracking_uri}\n"
     )
 
