@@ -236,6 +236,8 @@ def test_the_documentation_is_built_without_a_broken_link(tmp_path):
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("changelog", "gpu", "results"):  # what is kept elsewhere is shown, not copied
+        assert (ROOT / "docs" / f"{name}.md").is_symlink()
     reference = (tmp_path / "site" / "reference" / "explainers" / "index.html").read_text("utf-8")
     assert "Sundararajan" in reference  # docstrings are on the page
     named = {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} - {"index"}
