@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_explain.figures import panel, probability, window
 from keras_explain.records import Attribution, Samples
+from keras_explain.report.encoding import encoded_labels, encoded_map, encoded_picture
 from keras_explain.verdicts import GUESSING, advice, verdicts
 from keras_explain.words import about, titles
 
@@ -26,8 +27,6 @@ def pictures_of(samples: Samples) -> dict[str, dict[str, Any]]:
     """
     if samples.images.ndim not in (4, 5):
         return {}
-    from keras_explain.report.encoding import encoded_picture
-
     found = {}
     for i, name in enumerate(samples.fingerprints):
         region = samples.roi[i] if len(samples.roi) else None
@@ -151,8 +150,6 @@ def _map(samples: Samples, i: int, m: int, attribution: Attribution, r: int, roo
         ],
     }
     if samples.images.ndim in (4, 5):
-        from keras_explain.report.encoding import encoded_map
-
         planes = [values.sum(axis=-1)[None]] if _is_picture(samples) else _channels(values)
         largest = float(np.abs(values if len(planes) > 1 else planes[0]).max())
         limit = float(np.percentile(np.abs(np.stack(planes)), _PERCENTILE)) or largest or 1.0
@@ -167,8 +164,6 @@ def _map(samples: Samples, i: int, m: int, attribution: Attribution, r: int, roo
 
 
 def _superpixels(attribution: Attribution, r: int) -> dict[str, Any]:
-    from keras_explain.report.encoding import encoded_labels
-
     details = attribution.details
     segments = _deep(details["segments"][r])
     count = int(segments.max()) + 1
