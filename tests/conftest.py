@@ -119,3 +119,17 @@ def mlflow_server(tmp_path_factory):
     finally:
         os.killpg(server.pid, 15)
         server.wait(30)
+
+
+@pytest.fixture
+def server(mlflow_server, monkeypatch):
+    """A client of the real server, at which the fluent API points too until the test is over."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(mlflow_server)
+    yield mlflow.MlflowClient(mlflow_server)
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(before)

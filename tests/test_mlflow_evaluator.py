@@ -8,7 +8,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow.tracking import MlflowClient
 from PIL import Image
 
 import keras_explain as kx
@@ -16,17 +15,6 @@ from keras_explain.tracking.runs import keep_with_model, load_logged_model, roun
 from tests.conftest import small_cnn
 
 X = np.random.default_rng(0).integers(0, 256, (12, 8, 8), "uint8")
-
-
-@pytest.fixture
-def server(mlflow_server, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(mlflow_server)
-    yield MlflowClient(mlflow_server)
-    while mlflow.active_run():
-        mlflow.end_run()
-    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture

@@ -228,8 +228,11 @@ def test_a_single_spot_has_a_contour(browser, tmp_path):
     page, _, _ = opened(browser, write_report(tmp_path / "round", tmp_path / "report.html"))
     page.select_option("#mode", "contour")
     settled(page)
-    ys, _ = np.nonzero((np.abs(drawn(page, ".sample td canvas") - FOR) < 40).all(axis=-1))
-    assert len(ys)
+    pixels = drawn(page, ".sample td canvas")
+    ys, xs = np.nonzero((np.abs(pixels - FOR) < 40).all(axis=-1))
+    for found in (ys, xs):  # round the four pixels from 30 to 34
+        assert (found.min() + found.max()) / 2 * 64 / len(pixels) == pytest.approx(32, abs=1)
+        assert 2 < (found.max() - found.min()) * 64 / len(pixels) < 8
 
 
 def test_epochs_scroll_play_and_share_a_scale(browser, tmp_path):

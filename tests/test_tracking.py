@@ -21,17 +21,6 @@ Y = np.arange(12) % 3
 NAMES = ["normal", "<img src=x onerror=alert(1)>", "../../etc"]
 
 
-@pytest.fixture
-def server(mlflow_server, monkeypatch):
-    """The fluent API pointed at the real server, and pointed back afterwards."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(mlflow_server)
-    yield MlflowClient(mlflow_server)
-    while mlflow.active_run():
-        mlflow.end_run()
-    mlflow.set_tracking_uri(before)
-
-
 def fit(callbacks, epochs=3, **options):
     model = small_cnn(seed=5)
     model.compile("sgd", "sparse_categorical_crossentropy")
