@@ -77,8 +77,9 @@ def load_model(
         return _from_h5(path, architecture, given, safe_mode)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile, EOFError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is cut off, or neither a .keras nor an .h5 file of Keras. {_short(error)}") from error
+    except Exception as error:  # a damaged file raises whatever its part of Keras, h5py, json or zipfile does
+        words = f"{path} is cut off or damaged, or neither a .keras nor an .h5 file of Keras."
+        raise InputError(f"{words} {type(error).__name__}: {_short(error)}") from error
 
 
 def _short(error: Exception) -> str:

@@ -18,6 +18,22 @@ if TYPE_CHECKING:
     import shap
 
 _NO_VALUES = np.zeros((0,), "float32")
+_NUMBER, _MAYBE = (int, float), (int, float, type(None))
+# What is made of the settings of a round, of those that are shown; others may be anything.
+_SETTINGS: dict[str, Any] = {
+    "title": str,
+    "epoch": int,
+    "images_per_class": int,
+    "numbers": {"each": _MAYBE},
+    "failures": {"each": str},
+    "trouble": {"each": str},
+    "stopped": [str],
+    "seconds": {"each": _NUMBER},
+    "evaluations": {"each": _NUMBER},
+    "versions": {"each": str},
+    "panels": [str],
+    "fingerprints": [str],
+}
 
 
 def _frozen(array: Any, dtype: str) -> np.ndarray:
@@ -337,9 +353,35 @@ def load_round(folder: str | Path) -> tuple[Samples, list[Attribution], dict[str
             stored[name] = tuple(stored.get(name, np.array([])).tolist())
         stored["missing"] = tuple(map(tuple, stored["missing"].tolist()))
         stored["accuracy"] = float(stored["accuracy"])
-        return Samples(**stored), load_maps(folder, settings.pop("methods")), settings
+        samples, attributions = Samples(**stored), load_maps(folder, settings.pop("methods"))
+        for name in settings.keys() & _SETTINGS.keys():
+            if not _fits(settings[name], _SETTINGS[name]):
+                raise InputError(f"{name} in settings.json is of another kind than `save_round` writes.")
+        if "history" in settings and not _is_history(settings["history"]):
+            raise InputError("history in settings.json is of another kind than `save_round` writes.")
+        if len(settings.get("panels", samples.ids)) != len(samples):
+            raise InputError("panels in settings.json does not name each image.")
+        return samples, attributions, settings
     except Exception as error:  # a damaged file raises whatever its part of NumPy, zlib or json does
         raise InputError(f"{folder} holds no round that can be read. {type(error).__name__}: {error}") from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of a kind: some types, [kind of each] or {kind of each}."""
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(_fits(inner, kind[0]) for inner in value)
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(_fits(inner, kind["each"]) for inner in value.values())
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_history(value: Any) -> bool:
+    """Whether every measure has, for every method, a number or None for each epoch."""
+    if not isinstance(value, dict) or value.keys() != {"epochs", "curves"} or not _fits(value["epochs"], [int]):
+        return False
+    if not _fits(value["curves"], {"each": {"each": [_MAYBE]}}):
+        return False
+    return all(len(line) == len(value["epochs"]) for lines in value["curves"].values() for line in lines.values())
 
 
 def load_maps(folder: Path, methods: Mapping[str, Any]) -> list[Attribution]:

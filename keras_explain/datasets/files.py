@@ -10,6 +10,8 @@ import numpy as np
 
 from keras_explain.errors import InputError, MissingExtra
 
+_MOST_PIXELS = 178_956_970  # as Pillow's
+
 
 def read_image(file: str | Path) -> np.ndarray:
     """The grey pixels (h, w) of a DICOM file or picture, bright where the breast is dense.
@@ -76,6 +78,9 @@ def _read_dicom(file: Path) -> np.ndarray:
 
     try:
         dicom = pydicom.dcmread(file)
+        told = int(dicom.Rows) * int(dicom.Columns) * int(dicom.get("NumberOfFrames") or 1)
+        if told > _MOST_PIXELS:  # before memory is taken for them
+            raise ValueError(f"it tells of {told} pixels, above {_MOST_PIXELS}")
         pixels = dicom.pixel_array
         kind, bits = str(dicom.PhotometricInterpretation), int(dicom.BitsStored)
         function = str(dicom.get("VOILUTFunction", None) or "LINEAR")

@@ -227,16 +227,19 @@ def _arrays(file: Path, part: str, class_names: tuple[str, ...]) -> list[Case] |
     if not file.is_file():
         raise InputError(f"{file} does not exist.")
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        # NumPy leaves a file open that is no archive.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             pairs = [("images", "labels"), ("x", "y"), (f"{part}_images", f"{part}_labels"), (f"x_{part}", f"y_{part}")]
             known = [pair for pair in pairs if set(pair) <= set(stored.files)]
             if not known:
                 raise InputError(f"{file} needs images and labels, or x and y; it has {', '.join(stored.files)}.")
             images, labels = (np.asarray(stored[name]) for name in known[0])
-    except (OSError, ValueError, EOFError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file} is no npz that can be read: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file raises whatever its part of NumPy, zipfile or zlib does
+        raise InputError(f"{file} is no npz that can be read. {type(error).__name__}: {error}") from error
+    if not images.ndim or not labels.ndim:
+        raise InputError(f"{file} holds single numbers in the place of images or labels.")
     labels = labels.reshape(-1) if labels.shape[1:] in ((), (1,)) else labels
     if labels.dtype.kind == "U":
         names = _numbered(set(labels.reshape(-1).tolist()), class_names, file)
