@@ -19,6 +19,7 @@ TEST = [
     *RAY,
     "axe-playwright-python>=0.1.8",
     "build>=1.3",
+    "hypothesis>=6.150",
     "playwright>=1.60",
     "pyte>=0.8.2",
     "pytest>=9.0",
@@ -38,6 +39,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "click>=8.3",
+        "filelock>=3.20",
         "h5py>=3.14",
         "jinja2>=3.1.6",
         "keras>=3.15",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_explain.errors import InputError
+from keras_explain.errors import ExplanationWarning, InputError
 
 _ARRAY_BATCH = 32
 
@@ -97,13 +98,28 @@ def _raw_batches(data: Any) -> Iterable[Any]:
         for start in range(0, len(_array(data[0])), _ARRAY_BATCH):
             yield tuple(part if part is None else part[start : start + _ARRAY_BATCH] for part in arrays)
     elif isinstance(data, keras.utils.PyDataset):
-        yield from (data[i] for i in (itertools.count() if data.num_batches is None else range(data.num_batches)))
+        count = itertools.count() if data.num_batches is None else range(data.num_batches)
+        yield from _as_far_as_possible(data[i] for i in count)
     elif isinstance(data, Iterator):
         raise InputError("validation_data is a generator, which can be read only once. Wrap it in a keras PyDataset.")
     elif isinstance(data, Iterable):
-        yield from data
+        yield from _as_far_as_possible(data)
     else:
         raise InputError(f"validation_data must be what model.fit takes for it; got {type(data).__name__}.")
+
+
+def _as_far_as_possible(data: Iterable[Any]) -> Iterator[Any]:
+    """The batches of data that break off, up to there; what gives none at all is an error."""
+    read = 0
+    try:
+        for batch in data:
+            read += 1
+            yield batch
+    except Exception as error:  # whatever a user's pipeline raises
+        if not read:
+            raise
+        words = f"The validation data break off after {read} batches ({type(error).__name__}: {error})"
+        warnings.warn(f"{words}; only those are looked at.", ExplanationWarning, stacklevel=2)
 
 
 def _raw_batches_at(data: Any, wanted: Sequence[int]) -> Iterator[tuple[int | None, Any]]:

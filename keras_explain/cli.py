@@ -151,6 +151,7 @@ def main() -> None:
     Completion for bash: eval "$(_KERAS_EXPLAIN_COMPLETE=bash_source keras-explain)", likewise zsh_source, fish_source.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would stand before JSON
 
 
 @main.command()
@@ -443,6 +444,43 @@ def compare(
         mean = f"{sum(finite) / len(finite):.3f}" if finite else "-"
         click.echo(f"{title:<34} mean rank agreement {mean} over {len(images)} images")
     click.echo(f"\npage {out}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default="explanations-spool")
+@click.option("--tracking-uri", help="Where MLflow keeps the run  [default: as in the training]")
+@click.option("--run-id", help="Send into this run, where the first one is gone for good.")
+@_JSON
+def sync(folder: Path, tracking_uri: str | None, run_id: str | None, as_json: bool) -> None:
+    """Send to MLflow what a training could not: its server was down, or the training was killed.
+
+    FOLDER is named in the warning of the training: of one training, or of all  [default: explanations-spool]. What has
+    arrived is removed from it. It can be done again at any time.
+
+    \b
+    keras-explain sync explanations-spool
+    """
+    from keras_explain.tracking.sending import reason
+    from keras_explain.tracking.sending import sync as send
+    from keras_explain.tracking.spool import Spool
+
+    spools, sent, failed = Spool.all(folder), {}, {}
+    if run_id is not None and len(spools) != 1:
+        raise click.UsageError(f"--run-id is for one training; {folder} holds {len(spools)}.")
+    for spool in spools:
+        try:
+            sent[str(spool.place)] = dict(zip(("rounds", "run_id"), send(spool, tracking_uri, run_id), strict=True))
+        except Exception as error:  # the others may go
+            failed[str(spool.place)] = reason(error)
+    if as_json:
+        _print_json({"sent": sent, "unsent": failed})
+    else:
+        for name, found in sent.items():
+            click.echo(f"{name}: {found['rounds']} rounds sent, run {found['run_id']}")
+        if not spools:
+            click.echo(f"{folder} holds nothing to send.")
+    if failed:
+        raise click.ClickException("; ".join(f"{name} is not sent: {why}" for name, why in failed.items()))
 
 
 @main.command()

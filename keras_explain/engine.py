@@ -13,9 +13,10 @@ import shlex
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ import keras
 import numpy as np
 
 from keras_explain import figures, metrics
-from keras_explain.errors import InputError, OutOfTime, without_secrets
+from keras_explain.errors import ExplanationWarning, InputError, OutOfTime, without_secrets
 from keras_explain.explainers import Explainer
 from keras_explain.gradients import Scorer
 from keras_explain.observer import untouched
 from keras_explain.records import Attribution, Samples, save_round
+from keras_explain.time_limit import interrupted_after
 from keras_explain.verdicts import CHANCE
 
 _PACKAGES = ("keras-explain-callbacks", "keras", "numpy", "lime", "shap", "mlflow")
@@ -73,6 +75,48 @@ def counted(what: str, scorer: Scorer, seconds: dict[str, float], evaluations: C
         evaluations[what] += scorer.evaluations - evaluated
 
 
+@contextmanager
+def ended(scorer: Scorer, until: float) -> Iterator[None]:
+    """The scorer evaluates nothing in the block after the time `until`."""
+    before, scorer.until = scorer.until, min(scorer.until, until)
+    try:
+        yield
+    finally:
+        scorer.until = before
+
+
+@contextmanager
+def noted(say: Callable[[str], None]) -> Iterator[None]:
+    """Hand the words of every `ExplanationWarning` of the block to `say`; other warnings go their usual way."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ExplanationWarning)
+        show = warnings.showwarning
+
+        def shown(message: Any, category: Any, *place: Any, **more: Any) -> None:
+            if issubclass(category, ExplanationWarning):
+                said.append(str(message))
+            else:
+                show(message, category, *place, **more)
+
+        said: list[str] = []
+        warnings.showwarning = shown
+        try:
+            yield
+        finally:
+            warnings.showwarning = show
+    for words in said:  # outside, where a warning may be an error
+        say(words)
+
+
+@contextmanager
+def limited(scorer: Scorer, seconds: float | None) -> Iterator[float]:
+    """End what a method does in the block after so many seconds, at its next evaluation if not before."""
+    seconds = math.inf if seconds is None else seconds
+    until = time.perf_counter() + seconds
+    with ended(scorer, until), interrupted_after(seconds):
+        yield until
+
+
 def explain_round(
     scorer: Scorer,
     samples: Samples,
@@ -82,6 +126,8 @@ def explain_round(
     on_failure: Callable[[str, Exception], None],
     advance: Callable[[str], None] = lambda name: None,
     why_not: Collection[str] = (),
+    time_limit: float | None = None,
+    on_note: Callable[[str], Callable[[str], None]] | None = None,
 ) -> Round:
     """Explain selected samples by every method and measure the explanations; what fails does not stop the others.
 
@@ -94,20 +140,41 @@ def explain_round(
         on_failure: called with the method's name and its exception; may raise.
         advance: called with each method's name before its turn.
         why_not: names of those that explain every other class of the images too.
+        time_limit: seconds after which a method has failed; on_failure is then told an `OutOfTime`. None is none.
+        on_note: gives, for what a warning is about, that which is done with its words; None warns as usual.
     """
+
+    def noting(name: str) -> Any:
+        return nullcontext() if on_note is None else noted(on_note(name))
+
     result = Round(samples, numbers=_selection_numbers(samples), model=identity(scorer.model))
+    with noting("images"):
+        _warn_of_images(samples)
     for name, explainer in explainers if len(samples) else ():
         advance(name)
+        until = math.inf
         try:
-            with counted(name, scorer, result.seconds, result.evaluations), untouched(scorer.model):
+            with (
+                noting(name),
+                counted(name, scorer, result.seconds, result.evaluations),
+                untouched(scorer.model),
+                limited(scorer, time_limit) as until,
+            ):
                 asked = samples.asking(_all_classes(scorer, samples)) if name in why_not else samples
                 attribution = explainer.explain(scorer, asked)
             if name in why_not:
                 result.whole[name] = attribution
                 attribution = own_maps(samples, attribution)
             attribution = metrics.measure(scorer, samples, attribution, [])  # whether it is of these samples
+            with noting(name):
+                _warn_of_empty(samples, attribution)
         except OutOfTime:
-            result.stopped.append(name)
+            if time.perf_counter() < until:
+                result.stopped.append(name)
+                continue
+            hangs = OutOfTime(f"It had not come to its end after time_limit={time_limit:g} s, and is given up.")
+            result.failures[name] = f"OutOfTime: {hangs}"
+            on_failure(name, hangs)
             continue
         except Exception as error:  # whatever a method raises, the rest of the round is done
             result.failures[name] = f"{type(error).__name__}: {error}"
@@ -115,8 +182,22 @@ def explain_round(
             continue
         result.methods.append(name)
         result.attributions.append(attribution)
-    measure_round(scorer, result, explainers, quality, before, on_failure)
+    measure_round(scorer, result, explainers, quality, before, on_failure, time_limit, on_note)
     return result
+
+
+def _warn_of_images(samples: Samples) -> None:
+    flat = [samples.ids[i] for i in range(len(samples)) if np.ptp(samples.images[i]) == 0]
+    if flat:
+        words = f"Image {', '.join(flat)} has the same value everywhere: nothing in it can be pointed at."
+        warnings.warn(words, ExplanationWarning, stacklevel=2)
+
+
+def _warn_of_empty(samples: Samples, attribution: Attribution) -> None:
+    empty = [samples.ids[attribution.rows[r]] for r in range(len(attribution)) if not attribution.values[r].any()]
+    if empty:
+        words = f"Nothing in the map of image {', '.join(empty)} differs from 0: the network does not react to it."
+        warnings.warn(words, ExplanationWarning, stacklevel=2)
 
 
 def measure_round(
@@ -126,11 +207,13 @@ def measure_round(
     quality: Sequence[metrics.Metric],
     before: Round | None,
     on_failure: Callable[[str, Exception], None],
+    time_limit: float | None = None,
+    on_note: Callable[[str], Callable[[str], None]] | None = None,
 ) -> None:
     """Add measures to what a round has found, and their means to its numbers.
 
     Args:
-        scorer, explainers, quality, before, on_failure: as in `explain_round`.
+        scorer, explainers, quality, before, on_failure, time_limit, on_note: as in `explain_round`.
         found: the round, which is added to.
     """
     known = dict(explainers)
@@ -138,13 +221,15 @@ def measure_round(
 
         def failed(metric: metrics.Metric, error: Exception, name: str = name) -> None:
             what = f"{type(metric).__name__} of {name}"
-            if isinstance(error, OutOfTime):
+            if isinstance(error, OutOfTime) and time.perf_counter() < until:
                 found.stopped.append(what)
                 return
             found.failures[what] = f"{type(error).__name__}: {error}"
             on_failure(what, error)
 
-        with counted(f"measuring {name}", scorer, found.seconds, found.evaluations):
+        noting = nullcontext() if on_note is None else noted(on_note(name))
+        counting = counted(f"measuring {name}", scorer, found.seconds, found.evaluations)
+        with noting, counting, limited(scorer, time_limit) as until:
             found.attributions[i] = metrics.measure(
                 scorer,
                 found.samples,

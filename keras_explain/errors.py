@@ -4,6 +4,8 @@ ExplainError
 ├── InputError(ValueError)      an argument, image, label or data set that cannot be used
 ├── HeadError(ValueError)       the model's output cannot be turned into class logits
 ├── RuleError(ValueError)       a backward rule that does not apply to this model
+├── OutOfTime                   an explanation took longer than it may
+├── Unsent                      rounds are safe in a folder, but have not arrived where they belong
 └── MissingExtra(ImportError)   an optional package is needed and absent
 
 ExplanationWarning(UserWarning) something was skipped or cannot be trusted; training goes on
@@ -48,6 +50,10 @@ def check_counts(least: int, **counts: int | None) -> None:
 
 class OutOfTime(ExplainError):
     """An explanation was stopped, since the time that it may take is over."""
+
+
+class Unsent(ExplainError):
+    """Rounds are safe in a folder, but have not arrived where they belong."""
 
 
 class ExplanationWarning(UserWarning):

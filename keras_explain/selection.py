@@ -307,7 +307,9 @@ class Search:
     ) -> None:
         """Take a batch of candidates into account; positions are those in the data, None where the last batch ended."""
         if not np.isfinite(logits).all():
-            raise InputError("The model's outputs are NaN or infinite; there is nothing to explain.")
+            raise InputError(
+                "The model's outputs are NaN or infinite; there is nothing to explain. Has its training diverged?"
+            )
         self.shape = images.shape[1:]
         self.independent = head.kind == "sigmoid" and not head.binary
         self.rounded = head.kind == "sigmoid"

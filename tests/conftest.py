@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
 import keras
@@ -66,6 +67,39 @@ def linear_model(weights, bias=None):
     return model
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left_open():
+    """A fit that a test has interrupted is not closed, and told of, in the next test."""
+    yield
+    publishing = sys.modules.get("keras_explain.callbacks.publishing")
+    if publishing is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            publishing.close_abandoned(all_of_them=True)
+
+
+@pytest.fixture
+def table(request):
+    """Adds a row to the table of faults at the end of the run."""
+
+    def add(*row):
+        request.node.user_properties.append(("fault", row))
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter):
+    ended = [one for found in terminalreporter.stats.values() for one in found if getattr(one, "when", None) == "call"]
+    rows = [row for one in ended for name, row in one.user_properties if name == "fault"]
+    if rows:
+        rows = [("fault", "what happened to training", "what was stored", "lost", "doubled"), *rows]
+        widths = [max(len(str(row[k])) for row in rows) for k in range(5)]
+        terminalreporter.section("faults")
+        for row in rows:
+            cells = [str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)]
+            terminalreporter.write_line("  ".join(cells).rstrip())
+
+
 CHROMIUM = shutil.which("chromium")
 
 
@@ -122,9 +156,11 @@ def mlflow_server(tmp_path_factory):
 
 
 @pytest.fixture
-def server(mlflow_server, monkeypatch):
-    """A client of the real server, at which the fluent API points too until the test is over."""
+def server(mlflow_server, monkeypatch, tmp_path_factory):
+    """A client of the real server, at which the fluent API points too until the test is over, in an empty folder."""
     import mlflow
+
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     before = mlflow.get_tracking_uri()

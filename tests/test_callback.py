@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import json
 import os
 import pty
 import random as python_random
@@ -289,9 +290,12 @@ def test_a_failed_last_round_is_not_measured_in_its_place(tmp_path):
         Data(), ["vanilla"], tracker=kx.DirectoryTracker(tmp_path), frequency=1, on_error="warn"
     )
     fails = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: failing.update(on=epoch == 1))
-    with pytest.warns(kx.ExplanationWarning, match="the round of epoch 2 failed"):
+    with pytest.warns(kx.ExplanationWarning, match="epoch 2: the round failed, training goes on. OSError: the disk"):
         fit(build(), [explain, fails], epochs=2)
     assert rounds(tmp_path) == ["epoch_0000"]
+    trouble = json.loads((tmp_path / "explanations" / "run.json").read_text())["trouble"]
+    assert list(trouble) == ["the round"]
+    assert "epoch 2: the round failed" in (tmp_path / "explanations" / "report.html").read_text()
     written = (tmp_path / "explanations" / "metrics.csv").read_text().splitlines()[1:]
     assert {line.split(",")[0] for line in written} == {"0"}
     assert not any("randomization" in line for line in written)
@@ -323,9 +327,9 @@ def test_each_method_is_compared_with_the_others_and_limited_by_its_own_cost(tmp
     assert explain.latest.numbers["val_explain_guided_lesion_area"] == 6
     n = len(explain.latest.samples)
     assert repr(explain.latest) == f"Round of {n} images explained by vanilla, guided"
-    curves = explain._history
-    assert curves.epochs == [0]
-    assert len(curves.rounds) == 1
+    history = kx.load_round(tmp_path / "explanations" / "epoch_0000")[2]["history"]
+    assert history["epochs"] == [0]
+    assert history["curves"]["lesion_area"] == {"vanilla": [7.0], "guided": [6.0]}
 
 
 def test_a_dear_metric_is_measured_in_every_round_if_asked(tmp_path):
@@ -487,8 +491,13 @@ def test_an_interrupted_fit_is_cleared_away_by_the_next(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(build(), [explain, keras.callbacks.LambdaCallback(on_epoch_end=interrupt)])
     assert Closing.closed == 0
-    fit(build(), [explain], epochs=1)
+    with pytest.warns(kx.ExplanationWarning, match="an earlier fit was interrupted after epoch 1."):
+        fit(build(), [explain], epochs=1)
     assert Closing.closed == 2
+    trouble = json.loads((tmp_path / "explanations-1" / "run.json").read_text())["trouble"]
+    assert trouble == {"fit": "fit was interrupted after epoch 1."}
+    assert "fit was interrupted after epoch 1." in (tmp_path / "explanations-1" / "report.html").read_text()
+    assert "interrupted" not in (tmp_path / "explanations" / "report.html").read_text()
 
 
 def test_unusable_validation_data_do_not_stop_the_training(tmp_path):

@@ -241,14 +241,6 @@ def test_an_active_run_of_another_store_is_left_alone(server, tmp_path, monkeypa
     assert MlflowClient(f"sqlite:///{tmp_path}/other.db").get_run(callback.tracker.run_id).info.status == "FINISHED"
 
 
-def test_a_server_that_is_not_there_does_not_stop_the_training(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    callback = explain(kx.MlflowTracker(tracking_uri="http://127.0.0.1:9"), on_error="warn")
-    with pytest.warns(kx.ExplanationWarning, match="training goes on"):
-        fit([callback], epochs=1)
-
-
 def test_a_folder_keeps_the_same_tree(server, tmp_path):
     with mlflow.start_run() as run:
         fit([explain()], epochs=3)

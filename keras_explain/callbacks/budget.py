@@ -45,7 +45,7 @@ class Budget:
 
     def allowed(self, ahead: int) -> float:
         """Seconds that a round may take now: a quarter of all for the first, later what leaves room for the last."""
-        if self.share is None:
+        if self.share is None or not self.trained:  # a training that goes on makes up for a round first
             return math.inf
         left = self.share * self.expected(ahead) - self.spent
         if not ahead:

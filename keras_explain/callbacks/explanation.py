@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import shutil
-import tempfile
+import functools
 import time
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_explain import metrics as quality
-from keras_explain.engine import (
-    History,
-    Round,
-    check_why_not,
-    counted,
-    explain_round,
-    finite,
-    measure_round,
-    versions,
-    write_round,
-)
-from keras_explain.errors import ExplanationWarning, InputError, check_counts
+from keras_explain.engine import Round, check_why_not, counted, ended, explain_round, finite, measure_round, noted
+from keras_explain.errors import ExplanationWarning, InputError, OutOfTime, Unsent, check_counts
 from keras_explain.explainers import Explainer, named
 from keras_explain.callbacks.budget import Budget
+from keras_explain.callbacks.publishing import Publisher, close_abandoned
 from keras_explain.callbacks.top_confidence import top_confidences
 from keras_explain.gradients import Scorer, backend
-from keras_explain.records import Attribution, Samples
+from keras_explain.records import Samples
 from keras_explain.confirmation import select_found
 from keras_explain.regions import check_roi, regions_of
 from keras_explain.selection import ClassMap, all_looked_at, check_class_map, preprocessing_of, select
-from keras_explain.report import Report
-from keras_explain.tracking import KeepsReport, MlflowTracker, Tracker, round_name
+from keras_explain.tracking import MlflowTracker, Tracker
 
 _ACCURACIES = ("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")
 _ACCURACY_SLACK = 0.2
@@ -88,6 +72,9 @@ class ExplanationCallback(keras.callbacks.Callback):
         precision: `"mixed_bfloat16"` computes the passes of the explanations in 16 bits, see `keras_explain.Scorer`.
         roi: where the findings are, for the localization and the outline in the figures, see `keras_explain.select`.
         why_not: methods, of those in `explainers`, that explain every other class of the images too, for the report.
+        time_limit: seconds after which a method that has not come to its end in a round is given up, for all further
+            rounds too; None waits for ever. What neither evaluates the model nor runs on the main thread of Unix cannot
+            be stopped.
         seed: of the background, of GradientShap, SmoothGrad and LIME.
         on_error: `"warn"` turns whatever goes wrong into an `ExplanationWarning` and training goes on; `"raise"` lets
             it end the training.
@@ -133,6 +120,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         precision: str | None = None,
         roi: Any = None,
         why_not: Sequence[str] = (),
+        time_limit: float | None = 3600.0,
         seed: int = 0,
         on_error: str = "warn",
     ):
@@ -177,36 +165,57 @@ class ExplanationCallback(keras.callbacks.Callback):
             raise InputError("metrics asks for the localization; give in roi where the findings are.")
         if precision not in (None, "mixed_bfloat16"):
             raise InputError(f"precision must be None or 'mixed_bfloat16'; got {precision!r}.")
+        if time_limit is not None and not time_limit > 0:
+            raise InputError(f"time_limit must be seconds above 0, or None; got {time_limit!r}.")
+        self.time_limit = time_limit
         self._how: dict[str, Any] = {"output": output, "precision": precision}
         self._scorer: Scorer | None = None
-        self._worker: ThreadPoolExecutor | None = None
-        self._pending: Future[float] | None = None
-        self._started = False
+        self._publisher: Publisher | None = None
         self._begin_fit()
 
     def _begin_fit(self) -> None:
         self.latest: Round | None = None
         self._previous: Round | None = None
-        self._history, self._complete = History(), True
+        self._complete = True
         self._explained = self._last = -1
         self._known: dict[str, float] = {}
         self._validated, self._unconfirmed = False, 0
         self._background_of = -1  # the number of images among which TopConfidence drew it
         self._tried_last = False
         self._budget = Budget(self.max_overhead)
-        self._report: Report | None = None
         self._explains = True
         self._first: int | None = None  # epoch of this fit
+        self._said: set[str] = set()
+        self._hanging: set[str] = set()  # methods, and metrics of one, that were given up
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Start afresh; the callback can be used by several fits."""
-        self._close()  # what an interrupted fit has left
+        if self._publisher is not None:
+            self._warn(f"an earlier {self._closing().abandon()}")
+        close_abandoned()
         self._begin_fit()
         self._explains = backend().is_first_process(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """What was validated before no longer counts."""
+        """What was validated before no longer counts. A training that goes on makes up for the round it stopped in."""
         self._validated = False
+        if self._first is None:
+            self._first = epoch
+            if epoch and (epoch - 1) % self.frequency == 0:
+                self._make_up(epoch - 1, is_last=False)
+                self._budget.epoch_begins()
+
+    def _make_up(self, epoch: int, is_last: bool) -> None:
+        """Explain the epoch before those of this fit, if its round is missing: the weights are still those."""
+        present = [True]
+        if self._explains:
+            self._guarded("the round", lambda: present.append(self._open().has(epoch)), epoch)
+        if not present[-1]:
+            self._round(epoch, {}, is_last)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """A round is stored before what comes after it is saved, also by callbacks that stand before this one."""
+        self._settle()
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Keras has validated."""
@@ -217,9 +226,11 @@ class ExplanationCallback(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         if not self._explains:
             return
-        self._first = epoch if self._first is None else self._first
         self._budget.epoch_ends()
         self._last = epoch
+        self._settle()  # see on_test_begin; fit may not validate
+        if self._publisher is not None:
+            self._publisher.last = epoch
         is_last = epoch + 1 == self.params.get("epochs") or getattr(self.model, "stop_training", False)
         if is_last or epoch % self.frequency == 0:
             self._round(epoch, logs, is_last)
@@ -228,25 +239,35 @@ class ExplanationCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Explain the last epoch if fit ended early, wait for what is still being logged, and close the tracker."""
-        if self._last >= 0 and self._explained != self._last and not self._tried_last:
+        epochs = self.params.get("epochs", 0)
+        if self._first is None and epochs:  # all epochs were done before, by a training that died in its last round
+            self._first = epochs
+            self._make_up(epochs - 1, is_last=True)
+        elif self._last >= 0 and self._explained != self._last and not self._tried_last:
             self._round(self._last, {}, is_last=True)
         elif self._explained == self._last and not self._complete:
-            self._guarded(f"measuring epoch {self._last + 1}", self._measure_last)
-        self._close()
-        if self._budget.rounds:
-            self._say(self._budget.account())
-
-    def _close(self) -> None:
-        """Wait for what is still being logged, end the thread and close the tracker."""
+            self._guarded("measuring", self._measure_last)
         try:
             self._settle()
         finally:
-            if self._worker is not None:
-                self._worker.shutdown()
-                self._worker = None
-            if self._started:
-                self._started = False
-                self._guarded("closing the tracker", self.tracker.finish)
+            if self._publisher is not None:
+                self._guarded("closing the tracker", self._closing().close)
+        if self._budget.rounds:
+            self._say(self._budget.account())
+
+    def _open(self) -> Publisher:
+        """The publisher of this fit."""
+        if self._publisher is None:
+            first, epochs = self._first or 0, self.params.get("epochs", 1)
+            title, rounds = f"Explanations of {self.model.name}", -(-epochs // self.frequency) + 1
+            self._publisher = Publisher(self, self.tracker, self._settings(), title, rounds, first)
+            self._publisher.last = self._last
+        return self._publisher
+
+    def _closing(self) -> Publisher:
+        """The publisher, to be closed."""
+        publisher, self._publisher = self._open(), None
+        return publisher
 
     def _round(self, epoch: int, logs: dict[str, Any], is_last: bool) -> None:
         """Explain an epoch as far as `max_overhead` allows."""
@@ -255,13 +276,15 @@ class ExplanationCallback(keras.callbacks.Callback):
         epochs = self.params.get("epochs", epoch + 1)
         ahead = 0 if is_last else epochs - epoch - 1
         allowed = budget.allowed(ahead)
-        methods = budget.affordable([name for name, _ in self.explainers], allowed, ahead)
+        going = [name for name, _ in self.explainers if name not in self._hanging]
+        methods = budget.affordable(going, allowed, ahead)
+        if not going:  # that was said when the last of them was given up
+            return
         if not methods:
             say = self._warn if is_last else self._say
             say(f"epoch {epoch + 1} is not explained: a round of {budget.price:.1f} s would exceed max_overhead.")
             return
-        what = f"the round of epoch {epoch + 1}"
-        self._guarded(what, lambda: self._explain(epoch, logs, is_last, methods, begun + allowed))
+        self._guarded("the round", lambda: self._explain(epoch, logs, is_last, methods, begun + allowed), epoch)
         self._explained = epoch
         budget.spent += time.perf_counter() - begun
         budget.rounds += 1
@@ -276,40 +299,44 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._complete = True  # unless this round finds something to which metrics are still due
         if self._scorer is None or self._scorer.model is not self.model:
             self._scorer = Scorer(self.model, **self._how)
-        scorer = self._scorer
-        if not self._started:
-            self.tracker.start({**self._settings(), **{f"version.{k}": v for k, v in versions().items()}})
-            self._started = True
+        scorer, publisher = self._scorer, self._open()
         seconds: dict[str, float] = defaultdict(float)
         evaluations: Counter[str] = Counter()
+        failed, note = functools.partial(self._failed, epoch), functools.partial(self._noted, epoch)
         with _progress(len(methods) + 1, bool(self.params.get("verbose", 0))) as bar:
             bar.set_description(f"epoch {epoch + 1}: selecting")
-            with counted("selecting", scorer, seconds, evaluations):
+            with counted("selecting", scorer, seconds, evaluations), noted(self._noted(epoch, "selecting")):
                 samples = self._selected(scorer)
             self._compare_accuracy(samples.accuracy, logs)
+            if samples.missing:
+                names = ", ".join(samples.class_name(target) for _, target in samples.missing)
+                self._trouble("classes", epoch, f"no image is predicted correctly of {names}.", self._say)
 
             def advance(name: str) -> None:
                 bar.update()
                 bar.set_description(f"epoch {epoch + 1}: {name}")
 
-            due = [metric for metric in self.metrics if is_last or metric.when == "round"]
-            with _ended(scorer, until):
+            going = self._going_metrics()
+            due = [metric for metric in going if is_last or metric.when == "round"]
+            with ended(scorer, until):
                 chosen = [(name, explainer) for name, explainer in self.explainers if name in methods]
-                found = explain_round(scorer, samples, chosen, due, self.latest, self._failed, advance, self.why_not)
+                found = explain_round(
+                    scorer, samples, chosen, due, self.latest, failed, advance, self.why_not, self.time_limit, note
+                )
         for part, taken in seconds.items():
             found.seconds[part] += taken
         found.evaluations.update(evaluations)
         self._budget.learn(found, methods)
-        left_out = [name for name, _ in self.explainers if name not in methods] + found.stopped
+        left_out = [name for name, _ in self.explainers if name not in {*methods, *self._hanging}] + found.stopped
         if left_out:
             missed = is_last and any(name in left_out for name, _ in self.explainers)
             say = self._warn if missed else self._say
             say(f"left out of epoch {epoch + 1} to keep max_overhead={self.max_overhead}: {', '.join(left_out)}.")
         if found.stopped and not found.methods:
             return
-        self._previous, self.latest, self._complete = self.latest, found, len(due) == len(self.metrics)
+        self._previous, self.latest, self._complete = self.latest, found, len(due) == len(going)
         self._known = {**found.numbers, **self._known, **finite(found.numbers)}
-        self._hand_over(found, epoch, found.numbers)
+        publisher.hand_over(found, epoch, found.numbers)
 
     def _selected(self, scorer: Scorer) -> Samples:
         """The images of a TopConfidence if fit has validated just now and they are confirmed, else of an own pass."""
@@ -332,71 +359,76 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._background_of = -1
         return select(scorer, self.validation_data, **self.selecting)
 
+    def _going_metrics(self) -> list[quality.Metric]:
+        """Those that were not given up."""
+        given_up = tuple(what.split(" of ")[0] for what in self._hanging)
+        return [metric for metric in self.metrics if type(metric).__name__ not in given_up]
+
     def _measure_last(self) -> None:
         """Another callback has ended the training after the round: measure what is due at the end, and log it again."""
         found, scorer = self.latest, self._scorer
         allowed = self._budget.allowed(ahead=0)
         if found is not None and scorer is not None and allowed > 0:
             self._settle()  # the round may still be being drawn
-            due = [metric for metric in self.metrics if metric.when == "last"]
+            due = [metric for metric in self._going_metrics() if metric.when == "last"]
             known = set(found.numbers)
-            with _ended(scorer, time.perf_counter() + allowed):
-                measure_round(scorer, found, self.explainers, due, self._previous, self._failed)
-            self._hand_over(found, self._last, {k: v for k, v in found.numbers.items() if k not in known})
-
-    def _hand_over(self, found: Round, epoch: int, numbers: dict[str, float]) -> None:
-        self._history.add(epoch, found)
-        if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, "keras-explain")
-        self._pending = self._worker.submit(self._publish, found, copy.deepcopy(self._history), epoch, finite(numbers))
-
-    def _publish(self, found: Round, history: History, epoch: int, numbers: dict[str, float]) -> float:
-        """Draw and log a round on the background thread; the seconds of a core that it took."""
-        begun = time.thread_time()
-        folder = Path(tempfile.mkdtemp(prefix="keras-explain-"))
-        try:
-            stored = write_round(folder, found, history, f"epoch {epoch + 1}", {**self._settings(), "epoch": epoch})
-            self.tracker.log_round(epoch, folder, numbers)
-            if isinstance(self.tracker, KeepsReport):
-                self._keep_report(self.tracker, epoch, *stored)
-        except Exception as error:
-            raise RuntimeError(f"{type(error).__name__}: {error} (what was computed is kept in {folder})") from error
-        shutil.rmtree(folder)
-        return time.thread_time() - begun
-
-    def _keep_report(
-        self, tracker: KeepsReport, epoch: int, samples: Samples, attributions: list[Attribution], settings: dict[str, Any]
-    ) -> None:
-        """Refresh the page of all rounds, those of an earlier training of the same run among them."""
-        if self._report is None:
-            due = -(-self.params.get("epochs", epoch + 1) // self.frequency) + 1
-            self._report = Report(f"Explanations of {settings['model']['name']}", due)
-            if self._first:  # a training that goes on
-                self._report.take_over(tracker.report(), before=self._first)
-        self._report.add(round_name(epoch), samples, attributions, settings)
-        tracker.log_report(self._report.page())
+            failed = functools.partial(self._failed, self._last)
+            with ended(scorer, time.perf_counter() + allowed):
+                measure_round(scorer, found, self.explainers, due, self._previous, failed, self.time_limit)
+            new = {name: number for name, number in found.numbers.items() if name not in known}
+            self._open().hand_over(found, self._last, new)
 
     def _settle(self) -> None:
         """Wait for the round that is being logged. What it took of a core counts as spent, or the wait if it is longer."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            begun = time.perf_counter()
-            self._guarded("logging a round", pending.result)
-            if pending.exception() is None:
-                self._budget.drawn(pending.result(), time.perf_counter() - begun)
+        if self._publisher is not None:
+            self._guarded("logging a round", self._wait)
 
-    def _guarded(self, what: str, action: Any) -> None:
+    def _wait(self) -> None:
+        taken = self._open().settle()
+        if taken is not None:
+            self._budget.drawn(*taken)
+
+    def _guarded(self, what: str, action: Any, epoch: int | None = None) -> None:
         try:
             action()
         except Exception as error:  # an explanation must not end a training, unless it was asked to
             if self.on_error == "raise":
+                self._give_up()
                 raise
-            self._warn(f"{what} failed, training goes on. {type(error).__name__}: {error}")
+            if isinstance(error, Unsent):
+                self._warn(str(error))
+                return
+            words = f"{what} failed, training goes on. {type(error).__name__}: {error}"
+            self._trouble(what, self._last if epoch is None else epoch, words, self._warn)
 
-    def _failed(self, name: str, error: Exception) -> None:
+    def _give_up(self) -> None:
+        """Close before fit ends by an error, since no other hook will be called."""
+        if self._publisher is not None:
+            self._closing().abandon()
+
+    def _failed(self, epoch: int, name: str, error: Exception) -> None:
+        if isinstance(error, OutOfTime):
+            self._hanging.add(name)
         if self.on_error == "raise":
-            raise error
-        self._warn(f"{name} failed, the rest of the round is done. {type(error).__name__}: {error}")
+            raise error  # the round is guarded
+        words = f"{name} failed, the rest of the round is done. {type(error).__name__}: {error}"
+        self._trouble(name, epoch, words, self._warn)
+
+    def _noted(self, epoch: int, name: str) -> Any:
+        """What is done with a warning of a method: it is said, and kept, once."""
+        return lambda words: self._trouble(name, epoch, f"{name}: {words}", self._warn)
+
+    def _trouble(self, what: str, epoch: int, words: str, say: Any) -> None:
+        """Say what went wrong once, and keep it in the run and on the page."""
+        if what in self._said:
+            return
+        self._said.add(what)
+        say(f"epoch {epoch + 1}: {words}")
+        try:
+            self._open().trouble(what, f"epoch {epoch + 1}: {words}")
+        except Exception as error:  # where the tracker itself is the trouble, that has just been said
+            if self._publisher is not None:
+                self._warn(f"that could not be kept. {type(error).__name__}: {error}")
 
     def _compare_accuracy(self, accuracy: float, logs: dict[str, Any]) -> None:
         """Warn if the data given here are predicted much worse or better than those that fit validates on."""
@@ -425,16 +457,6 @@ class ExplanationCallback(keras.callbacks.Callback):
     def _say(self, words: str) -> None:
         if self.params.get("verbose", 0):
             print(f"\nkeras_explain: {words}")
-
-
-@contextmanager
-def _ended(scorer: Scorer, until: float) -> Iterator[None]:
-    """The scorer evaluates nothing in the block after the time `until`."""
-    scorer.until = until
-    try:
-        yield
-    finally:
-        scorer.until = math.inf
 
 
 def _progress(total: int, wanted: bool) -> Any:

@@ -202,7 +202,11 @@ class Lime:
     def _warn(self, ids: list[str], found: list[dict[str, Any]]) -> None:
         """Name the images of which the maps say nothing, or little."""
         unmoved = {name: row["effect"] for name, row in zip(ids, found, strict=True) if np.isnan(row["r2"])}
+        whole = [name for name, row in zip(ids, found, strict=True) if len(row["weights"]) == 1]
         unfit = {name: row["r2"] for name, row in zip(ids, found, strict=True) if row["r2"] < LEAST_R2}
+        if whole:
+            words = f"LIME: image {', '.join(whole)} is a single superpixel; its map does not say where to look."
+            warnings.warn(words, ExplanationWarning, stacklevel=3)
         if unmoved:
             warnings.warn(
                 f"LIME: with hide={self.hide!r}, hiding superpixels of image {', '.join(unmoved)} changes the score by "

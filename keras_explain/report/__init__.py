@@ -50,6 +50,7 @@ class Report:
             "chance": CHANCE,
             "agreement": {},
             "notes": [],
+            "trouble": {},
         }
         self._data["names"] = {name: method.title for name, method in METHODS.items()}
 
@@ -72,6 +73,15 @@ class Report:
         room = min(_MOST_PER_MAP, _ROOM // max(1, maps))
         self._data["images"] |= pictures_of(samples)
         self._data["rounds"][name] = round_of(name, samples, attributions, settings, room, names)
+        self.tell(settings.get("trouble", {}))
+
+    def tell(self, trouble: Mapping[str, str]) -> None:
+        """Say what went wrong in the training, beside every round.
+
+        Args:
+            trouble: words, by what they are about.
+        """
+        self._data["trouble"] |= {str(what): str(words) for what, words in trouble.items()}
 
     def compare(self, agreement: Mapping[str, Mapping[str, float]], notes: Sequence[str]) -> None:
         """Show the two rounds side by side.
@@ -95,10 +105,16 @@ class Report:
             earlier = json.loads(found[1]) if found else {}
             images = dict(earlier["images"])
             rounds = {name: round for name, round in earlier["rounds"].items() if round["epoch"] < before}
+            trouble = dict(earlier.get("trouble", {}))
         except (ValueError, KeyError, TypeError, AttributeError):
             return
         self._data["images"] = images | self._data["images"]
         self._data["rounds"] = rounds | self._data["rounds"]
+        self._data["trouble"] = trouble | self._data["trouble"]
+
+    def __contains__(self, name: str) -> bool:
+        """Whether it has the round of a name."""
+        return name in self._data["rounds"]
 
     def page(self) -> str:
         """The HTML, rounds in the order of their names."""

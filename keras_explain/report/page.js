@@ -316,6 +316,9 @@ function gridRow(round, row) {
   });
   return el("tr", { className: "sample" }, head, ...columns);
 }
+function troubles() {
+  return Object.values(data.trouble).map((words) => el("li", {}, words));
+}
 function warningsOf(round) {
   const grouped = new Map();
   for (const row of round.rows) {
@@ -333,13 +336,13 @@ function warningsOf(round) {
   const checks = round.rows.flatMap((row) => row.maps).flatMap((map) => map.verdicts);
   const failed = checks.filter(([, good]) => !good).length;
   const head = checks.length ? `${failed} of ${checks.length} checks speak against a map${failed ? ":" : "."}` : "No check was made of these maps.";
-  said.push(...(data.notes ?? []).map((note) => el("li", {}, note)));
+  said.push(...troubles(), ...(data.notes ?? []).map((note) => el("li", {}, note)));
   const clean = checks.length && !said.length;
   return el("div", { className: clean ? "warnings none" : "warnings", role: "note" }, el("strong", {}, clean ? `✓ ${head}` : head), el("ul", {}, ...said));
 }
 function showRound() {
   const round = rounds[state.round], grid = of("grid");
-  if (!round) { grid.replaceChildren(el("p", {}, "There is no round yet.")); return; }
+  if (!round) { grid.replaceChildren(el("p", {}, "There is no round yet."), el("ul", { className: "warnings" }, ...troubles())); return; }
   const held = grid.contains(document.activeElement) ? [...grid.querySelectorAll("button, input, select, .scroll")].indexOf(document.activeElement) : -1;
   forget(grid);
   const columns = round.methods.map((method) => el("th", { scope: "col" }, method.title));

@@ -16,7 +16,18 @@ from keras_explain.verdicts import GUESSING, advice, verdicts
 from keras_explain.words import about, titles
 
 _PERCENTILE = 99.5
-_APART = ("title", "numbers", "failures", "stopped", "versions", "history", "methods", "panels", "fingerprints")
+_APART = (
+    "title",
+    "numbers",
+    "failures",
+    "stopped",
+    "trouble",
+    "versions",
+    "history",
+    "methods",
+    "panels",
+    "fingerprints",
+)
 
 
 def pictures_of(samples: Samples) -> dict[str, dict[str, Any]]:

@@ -1,151 +1,205 @@
-"""Where rounds of explanation go: MLflow, a folder, or the user's own tracker. The one place that imports mlflow.
-
-A round is a folder of pictures (`<name>.png`), arrays (`.npz`) and `settings.json`, with numbers beside it. Both
-trackers keep the same tree, `explanations/epoch_0004/...`.
-"""
+"""Rounds in MLflow, by way of a spool: training never waits for a server."""
 
 from __future__ import annotations
 
-import csv
-import json
-import shutil
+import getpass
+import os
+import shlex
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from keras_explain.errors import InputError, MissingExtra
+from keras_explain.errors import ExplanationWarning, InputError, MissingExtra, Unsent
+from keras_explain.tracking.protocol import FIT, PAGE, ROOT
+from keras_explain.tracking.sending import Sender, kept_page, written
+from keras_explain.tracking.spool import FOLDER, Spool, command
 
-ROOT = "explanations"
-PAGE = f"{ROOT}/report.html"
 _TAG_LENGTH = 5000
-
-
-def round_name(step: int) -> str:
-    """Folder of the round of one epoch."""
-    return f"epoch_{step:04d}"
-
-
-@runtime_checkable
-class Tracker(Protocol):
-    """What the callback needs of a tracker; any object with these three methods will do."""
-
-    def start(self, settings: Mapping[str, Any]) -> None:
-        """Called on the training thread before the first round; the settings describe all rounds."""
-
-    def log_round(self, step: int, folder: Path, numbers: Mapping[str, float]) -> None:
-        """Keep the files of `folder`, pictures at its top included, and the numbers, at one step. On another thread."""
-
-    def finish(self) -> None:
-        """Called after the last round."""
-
-
-@runtime_checkable
-class KeepsReport(Protocol):
-    """What a tracker has beside, if it keeps the page that grows with the rounds; those without get none."""
-
-    def report(self) -> str:
-        """The page that an earlier training has left, "" if there is none."""
-
-    def log_report(self, page: str) -> None:
-        """Keep a page, in the place of the one before. On the thread of `log_round`, after it."""
+_LOOKING = 10.0  # seconds that a training which goes on waits for what the run already has
 
 
 class MlflowTracker:
     """Logs rounds to MLflow: into the active run, or into one that it starts and ends.
 
-    Each picture becomes an image of the run's image view, `log_image(key="explanations/<name>", step=epoch)`, so that
-    the UI gives it a step slider, and a full-size PNG among the artifacts; arrays and settings lie beside it; numbers
-    become metrics at the same step. Settings become tags, since the image view covers its pictures with params.
+    Each picture becomes an image of the run's image view, with the key `explanations/<name>` and the epoch as its step,
+    so that the UI gives it a step slider, and a full-size PNG among the artifacts; arrays and settings lie beside it;
+    numbers become metrics at the same step. Settings become tags, since the image view covers its pictures with params.
+
+    Rounds are first written into a folder, and sent from there by a thread of their own, so training does not wait for
+    the server, whatever that does. What has not arrived stays there until the server is back, or until
+    `keras-explain sync explanations-spool`; sent again it replaces itself, and a metric that has a value at a step
+    keeps it. A training that goes on (`initial_epoch`, `BackupAndRestore`) after its process died or its `fit` was
+    interrupted, in the same folder and by the same command, continues the run that was started here.
 
     Args:
         run_id: log into this run; None takes the active one when the first round is due, else starts one.
         tracking_uri: of the server or store; None takes MLflow's own setting.
+        spool: folder for what has not arrived yet; empty and gone when all has.
+        patience: seconds that the end of training waits at most for what has not arrived.
 
     Raises:
         MissingExtra: mlflow is not installed.
+        InputError: negative patience.
 
     Examples:
         >>> import keras_explain as kx
         >>> tracker = kx.MlflowTracker(tracking_uri="sqlite:///mlflow.db")
     """
 
-    def __init__(self, run_id: str | None = None, tracking_uri: str | None = None):
+    def __init__(
+        self,
+        run_id: str | None = None,
+        tracking_uri: str | None = None,
+        spool: str | Path = FOLDER,
+        patience: float = 60.0,
+    ):
         try:
             import mlflow
         except ImportError as error:
             raise MissingExtra("MlflowTracker needs mlflow: pip install mlflow") from error
+        if not patience >= 0:
+            raise InputError(f"patience must be seconds, at least 0; got {patience!r}.")
         self._mlflow = mlflow
-        self._given = run_id
-        self._uri = tracking_uri
-        self._ours = False
-        self._client: Any = None
-        self.run_id = run_id
+        self._given, self._uri = run_id, tracking_uri
+        self.spool, self.patience = Path(spool), patience
+        self._run_id = run_id
+        self._spool: Spool | None = None
+        self._sender: Sender | None = None
+        self._said = False
+        self._left: tuple[set[int], str] = (set(), "")
+
+    @property
+    def run_id(self) -> str | None:
+        """Of the run; None as long as there is none."""
+        if self._sender is not None:
+            self._run_id = self._sender.run_id or self._run_id
+        return self._run_id
 
     def start(self, settings: Mapping[str, Any]) -> None:
-        """Find or start the run, and write the settings into its tags."""
-        # The active run is known to this thread only, and rounds are logged from another: keep its id.
+        """Find the run, if there is one, and begin to send; nothing here waits for a server."""
+        # The active run is known to this thread only, and belongs to MLflow's own setting, not to another store.
         uri = self._uri or self._mlflow.get_tracking_uri()
-        self._client = self._mlflow.MlflowClient(uri)
-        # An active run belongs to MLflow's own setting, not to another store.
-        active = self._mlflow.active_run() if self._uri in (None, self._mlflow.get_tracking_uri()) else None
-        self._ours = False
-        if self._given is not None:
-            self.run_id = self._given
-        elif active is not None:
-            self.run_id = active.info.run_id
-        else:
-            self.run_id = self._new_run()
-            self._ours = True
+        own_store = uri != self._mlflow.get_tracking_uri()
+        active = None if own_store else self._mlflow.active_run()
+        run_id = self._given or (
+            active.info.run_id if active else None if own_store else os.environ.get("MLFLOW_RUN_ID")
+        )
+        goes_on = int(settings.get("initial_epoch", 0)) > 0
+        address = written(uri)
+        left = Spool.left(self._root(), address, run_id) if goes_on else None
+        self._spool = left or self._new(address, run_id, own_store)
+        self._spool.tell(status=None, goes_on=goes_on)
         # Not as params: MLflow's image view prints every param over the pictures, and refuses to change one.
-        tags = {f"keras_explain.{name}": str(value)[:_TAG_LENGTH] for name, value in settings.items()}
-        self._client.log_batch(self.run_id, tags=[self._mlflow.entities.RunTag(*tag) for tag in tags.items()])
+        self._spool.put_tags({f"keras_explain.{name}": _cut(str(value)) for name, value in settings.items()})
+        self._said = False
+        self._left = ({waiting.step for waiting in self._spool.waiting()}, self._spool.page())  # before it is sent
+        self._sender = Sender(self._spool, uri, goes_on)
+        self._sender.start()
+        self._sender.wake()
+        self._tell_of_others()
 
-    def _new_run(self) -> str:
-        """A run that is not left active: of the usual experiment and tags, or in the store that was given."""
-        if self._uri is not None:
-            experiment = self._client.get_experiment_by_name("Default")
-            tags = {"mlflow.source.name": sys.argv[0]}
-            return str(self._client.create_run(experiment.experiment_id if experiment else "0", tags=tags).info.run_id)
-        with self._mlflow.start_run() as run:
-            run_id = str(run.info.run_id)
-        self._client.update_run(run_id, status="RUNNING")
-        return run_id
+    def _new(self, address: str, run_id: str | None, own_store: bool) -> Spool:
+        """A spool, in a folder for passing things if there is no writing here."""
+        # mlflow.set_experiment tells processes that are started later by these variables.
+        chosen = {} if own_store else {key: os.environ.get(f"MLFLOW_EXPERIMENT_{key}") for key in ("ID", "NAME")}
+        about = {
+            "tracking_uri": address,
+            "run_id": run_id,
+            "ours": run_id is None,
+            "experiment_id": chosen.get("ID"),
+            "experiment_name": chosen.get("NAME"),
+            "source": {"mlflow.source.name": sys.argv[0], "mlflow.source.type": "LOCAL", "mlflow.user": _user()},
+        }
+        root = self._root()
+        for old in Spool.whole(root) if run_id is None else ():  # of a training that was given up
+            if old.about["command"] == command() and old.is_empty() and old.take():
+                old.remove()
+        return Spool.new(root, about)
+
+    def _root(self) -> Path:
+        here = self.spool.absolute().parent
+        return self.spool if os.access(here, os.W_OK) else Path(tempfile.gettempdir()) / self.spool.name
+
+    def _tell_of_others(self) -> None:
+        for other in Spool.whole(self._root()):
+            if other.place != self._spool_of.place and not other.is_empty() and other.take():
+                other.release()
+                words = f"of an earlier training {_rounds(other)} not arrived; send what is kept with: "
+                warnings.warn(f"keras_explain: {words}{_command_for(other)}", ExplanationWarning, stacklevel=4)
+
+    @property
+    def _spool_of(self) -> Spool:
+        if self._spool is None:
+            raise InputError("start must be called before rounds are logged.")
+        return self._spool
 
     def log_round(self, step: int, folder: Path, numbers: Mapping[str, float]) -> None:
-        """Log one round into the run."""
-        from PIL import Image
+        """Write one round into the spool, from where it is sent.
 
-        self._client.log_artifacts(self.run_id, str(folder), f"{ROOT}/{round_name(step)}")
-        for path in sorted(folder.glob("*.png")):
-            with Image.open(path) as picture:
-                # The UI draws one card a key, so keys stay few and the epoch goes into the step.
-                self._client.log_image(
-                    self.run_id, picture.convert("RGB"), key=f"{ROOT}/{path.stem}", step=step, synchronous=True
-                )
-        now = int(time.time() * 1000)
-        metrics = [self._mlflow.entities.Metric(name, float(value), now, step) for name, value in numbers.items()]
-        self._client.log_batch(self.run_id, metrics=metrics)
+        Raises:
+            Unsent: once, where sending has begun to fail.
+        """
+        self._spool_of.put(step, folder, numbers)
+        self._woken()
+        trouble = self._sender.trouble if self._sender else ""
+        if trouble and not self._said:
+            self._said = True
+            place = self._spool_of.place
+            raise Unsent(
+                f"MLflow does not take the rounds. They are kept in {place}, and sent when it does. {trouble}."
+            )
+        self._said = bool(trouble)
+
+    def _woken(self) -> None:
+        if self._sender is not None:
+            self._sender.wake()
+
+    def steps(self) -> Collection[int]:
+        """The epochs whose rounds an earlier training has left, as far as the server says so in time."""
+        steps, _ = self._left
+        sender = self._sender
+        return steps | (sender.there if sender is not None and sender.looked.wait(_LOOKING) else set())
 
     def report(self) -> str:
-        """The page among the run's artifacts, as in a run that is resumed by its id."""
-        # A list of files is asked for first, since MLflow tries for minutes to download what is not there.
-        if PAGE not in (file.path for file in self._client.list_artifacts(self.run_id, ROOT)):
-            return ""
-        with tempfile.TemporaryDirectory() as folder:
-            return Path(self._client.download_artifacts(self.run_id, PAGE, folder)).read_text("utf-8")
+        """The page that was on its way, or among the run's artifacts as in a run that is resumed by its id."""
+        sender = self._sender
+        _, page = self._left
+        return page or (sender.page if sender is not None and sender.looked.wait(_LOOKING) else "")
 
     def log_report(self, page: str) -> None:
         """Log the page among the run's artifacts, where MLflow shows it."""
-        self._client.log_text(self.run_id, page, PAGE)
+        self._spool_of.put_page(page)
+        self._woken()
+
+    def log_trouble(self, what: str, words: str) -> None:
+        """Tag the run; of one that was started here a training that has not ended as it should is a failure."""
+        self._spool_of.put_tags({f"keras_explain.trouble.{what}": _cut(words)})
+        if what == FIT and self._spool_of.about["ours"]:
+            self._spool_of.tell(status="FAILED")
+        self._woken()
 
     def finish(self) -> None:
-        """End the run if it was started here."""
-        if self._ours:
-            self._client.set_terminated(self.run_id)
-            self._ours = False
+        """End the run if it was started here, and wait for what has not arrived, `patience` seconds at most.
+
+        Raises:
+            Unsent: something has still not arrived; it says where it is, and how it is sent.
+        """
+        sender, spool = self._sender, self._spool_of
+        if sender is None or not sender.is_alive():
+            return
+        about = spool.about
+        if about["ours"] and about["status"] is None:
+            spool.tell(status="FINISHED")
+        sender.close()
+        sender.join(self.patience)
+        late, trouble = sender.is_alive(), sender.trouble
+        if not late and not trouble:
+            return
+        reason = trouble or f"it has taken more than {self.patience:g} s"
+        raise Unsent(f"{_rounds(spool)} not arrived in MLflow: {reason}. Send what is kept with: {_command_for(spool)}")
 
     def link(self, model_id: str) -> None:
         """Keep the page of this training with a model that was logged after it, and tell the model the run.
@@ -156,16 +210,15 @@ class MlflowTracker:
         Raises:
             InputError: nothing has been explained yet.
         """
-        if self._client is None and self.run_id is not None:
-            self._client = self._mlflow.MlflowClient(self._uri or self._mlflow.get_tracking_uri())
-        page = self.report() if self._client is not None else ""
+        client = self._mlflow.MlflowClient(self._uri or self._mlflow.get_tracking_uri())
+        page = kept_page(client, self.run_id) if self.run_id is not None else ""
         if not page:
             raise InputError("There is no report to link: call link after a fit in which a round was explained.")
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / Path(PAGE).name
             file.write_text(page, "utf-8")
-            self._client.log_model_artifact(model_id, str(file), ROOT)
-        self._client.set_logged_model_tags(model_id, {"keras_explain.report": f"runs:/{self.run_id}/{PAGE}"})
+            client.log_model_artifact(model_id, str(file), ROOT)
+        client.set_logged_model_tags(model_id, {"keras_explain.report": f"runs:/{self.run_id}/{PAGE}"})
 
     @property
     def where(self) -> str:
@@ -173,80 +226,21 @@ class MlflowTracker:
         return f"MLflow run {self.run_id}"
 
 
-class DirectoryTracker:
-    """Keeps rounds in a folder, in the same tree as `MlflowTracker`, with numbers in `metrics.csv`.
+def _rounds(spool: Spool) -> str:
+    count = len(spool.waiting())
+    return f"{count} rounds have" if count != 1 else "1 round has"
 
-    A training that begins with its first epoch leaves an earlier one alone, whose folder becomes `explanations-1`; one
-    that goes on (`initial_epoch`) joins it, and what it does again replaces what was there.
 
-    Args:
-        folder: created if needed; rounds go to `folder/explanations/epoch_0004`.
+def _command_for(spool: Spool) -> str:
+    return shlex.join(["keras-explain", "sync", str(spool.place)])
 
-    Examples:
-        >>> import keras_explain as kx
-        >>> tracker = kx.DirectoryTracker("runs/one")
-    """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self._settings: dict[str, Any] | None = None  # until the first round is there
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in some containers
+        return "unknown"
 
-    def start(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder; the settings are written with the first round."""
-        self._settings = dict(settings)
-        (self.folder / ROOT).mkdir(parents=True, exist_ok=True)
 
-    def _begin(self, step: int, settings: Mapping[str, Any]) -> None:
-        """Set an earlier training aside, or take out of its numbers those of the steps that come again."""
-        root = self.folder / ROOT
-        numbers = root / "metrics.csv"
-        if step == 0 and any(root.glob("epoch_*")):
-            free = (self.folder / f"{ROOT}-{k}" for k in range(1, 10**6))
-            root.rename(next(place for place in free if not place.exists()))
-            root.mkdir()
-        elif numbers.exists():
-            with numbers.open(newline="", encoding="utf-8") as file:
-                head, *rows = csv.reader(file)
-            partial = numbers.with_suffix(".partial")
-            with partial.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([head, *(row for row in rows if int(row[0]) < step)])
-            partial.replace(numbers)
-        (root / "run.json").write_text(json.dumps(dict(settings), indent=1, default=str), encoding="utf-8")
-
-    def log_round(self, step: int, folder: Path, numbers: Mapping[str, float]) -> None:
-        """Copy one round, and append its numbers."""
-        if self._settings is not None:
-            self._begin(step, self._settings)
-            self._settings = None
-        root = self.folder / ROOT
-        partial = root / f".{round_name(step)}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(folder, partial)
-        shutil.rmtree(root / round_name(step), ignore_errors=True)
-        partial.rename(root / round_name(step))
-        path = root / "metrics.csv"
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["step", "name", "value"])
-            writer.writerows([step, name, repr(float(value))] for name, value in numbers.items())
-
-    def report(self) -> str:
-        """The page in the folder."""
-        file = self.folder / PAGE
-        return file.read_text("utf-8") if file.is_file() else ""
-
-    def log_report(self, page: str) -> None:
-        """Write the page, in the place of an earlier one when it is whole."""
-        partial = self.folder / f"{PAGE}.partial"
-        partial.write_text(page, "utf-8")
-        partial.replace(self.folder / PAGE)
-
-    def finish(self) -> None:
-        """Nothing is left open."""
-
-    @property
-    def where(self) -> str:
-        """Where to look, in words."""
-        return str(self.folder / ROOT)
+def _cut(text: str) -> str:
+    return text[:_TAG_LENGTH]
