@@ -14,7 +14,7 @@ CORE := tests/test_backends.py tests/test_explainers.py tests/test_outputs.py te
 	tests/test_callback.py::test_layers_that_draw_and_count_at_inference_are_put_back \
 	tests/test_callback.py::test_what_a_round_keeps tests/test_callback.py::test_later_rounds_compile_nothing_new
 
-.PHONY: install backends demo check test test-core test-all test-distributed docs screenshots bench clean
+.PHONY: install backends demo check test test-core test-all test-distributed test-faults soak fuzz docs screenshots bench clean
 
 install: .venv/installed
 
@@ -54,6 +54,16 @@ test-distributed: backends
 	$(BIN)/pytest tests/test_distributed.py tests/test_sharded.py
 	KERAS_BACKEND=jax $(BIN)/pytest tests/test_distributed.py
 	KERAS_BACKEND=torch $(BIN)/pytest tests/test_distributed.py
+
+# Every fault against real processes, with a table of what was stored, lost and doubled; minutes.
+test-faults: install
+	$(PYTEST) tests/test_faults.py tests/test_trouble.py tests/test_no_trace.py tests/test_hostile.py
+
+soak: install
+	$(BIN)/python -m benchmarks.soak
+
+fuzz: install
+	$(BIN)/python -m benchmarks.fuzz
 
 # Into site/; and the pictures in it anew, which takes minutes and Debian's chromium.
 docs: install
