@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from keras_explain.errors import ExplainError, ExplanationWarning, InputError
+from keras_explain.cli_data import List, data_options, model_of, opened, selected
+from keras_explain.errors import ExplainError, ExplanationWarning
 from keras_explain.explainers import METHODS, named
 from keras_explain.metrics import METRICS
-from keras_explain.verdicts import GUESSING
 
 
 class _Group(click.Group):
@@ -35,16 +34,7 @@ class _Group(click.Group):
                 raise click.ClickException(str(error)) from error
 
 
-class _List(click.ParamType[tuple[str, ...]]):
-    """Words between commas."""
-
-    name = "a,b,..."
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> tuple[str, ...]:
-        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(",") if part.strip())
-
-
-class _Names(_List):
+class _Names(List):
     """Some of the names that are known."""
 
     def __init__(self, known: Collection[str]):
@@ -58,80 +48,8 @@ class _Names(_List):
         return names
 
 
-class _ClassMap(click.ParamType[dict[int, int]]):
-    """Pairs of data-set class and model output."""
-
-    name = "1:0,3:1,..."
-
-    def convert(self, value: Any, parameter: Any, context: Any) -> dict[int, int]:
-        if isinstance(value, dict):
-            return value
-        try:
-            return {int(label): int(output) for label, output in (pair.split(":") for pair in value.split(","))}
-        except ValueError:
-            self.fail(f"{value!r} is no list of pairs such as 1:0,3:1", parameter, context)
-
-
-_CHANCE_ADVICE = (
-    "Are the classes in the order of the model's outputs (--class-names), and the pixels as in training (--scale)?"
-)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 _FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-def _data_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What tells which images, and how they are made."""
-    options = [
-        click.option(
-            "--part",
-            type=click.Choice(["train", "test"]),
-            default="test",
-            show_default=True,
-            help="Of data that have both.",
-        ),
-        click.option("--task", help="Of the mammography tasks, such as model_2: fixes classes and their names."),
-        click.option(
-            "--class-map", type=_ClassMap(), help="Data-set class to model output; classes left out are not explained."
-        ),
-        click.option(
-            "--class-names",
-            type=_List(),
-            default=(),
-            help="Of the model's outputs, in their order  [default: names of the data, in alphabetical order]",
-        ),
-        click.option(
-            "--scale",
-            type=(float, float),
-            help="What black and white become  [default: 0 255 for a model with a Rescaling layer, else 0 1]",
-        ),
-        click.option(
-            "--window",
-            type=(float, float),
-            help="Values of the file that are black and white, for files that use a part of their range.",
-        ),
-        click.option(
-            "--settings",
-            type=click.Path(exists=True, dir_okay=False),
-            help="settings.json of a round: the images are made as for it.",
-        ),
-        click.option("--architecture", help="For a file of weights alone: resnet50."),
-        click.option(
-            "--images-per-class",
-            type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="How many images of each class.",
-        ),
-        click.option("--candidates", type=click.IntRange(1), help="Look at so many images at most  [default: all]"),
-        click.option("--output", help="Name of the explained output, where the model has several."),
-        click.option(
-            "--background", default=50, show_default=True, help="Images that GradientShap takes its expectation over."
-        ),
-        click.option("--seed", default=0, show_default=True, help="Of all that is drawn."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -169,7 +87,7 @@ def demo(size: int, epochs: int, images: int, tracking_uri: str) -> None:
 @main.command()
 @click.argument("model")
 @click.argument("data")
-@_data_options
+@data_options
 @_JSON
 def select(model: str, data: str, as_json: bool, **how: Any) -> None:
     """Show which images would be explained: of each class those that MODEL gets right with most confidence.
@@ -178,7 +96,7 @@ def select(model: str, data: str, as_json: bool, **how: Any) -> None:
     keras-explain select model.keras pictures/ --images-per-class 3
     keras-explain select models:/resnet/2 table.csv --json
     """
-    _, samples, _ = _selected(model, data, how)
+    _, samples, _ = selected(model, data, how)
     found = [
         {
             "id": name,
@@ -202,7 +120,7 @@ def select(model: str, data: str, as_json: bool, **how: Any) -> None:
 @main.command()
 @click.argument("model")
 @click.argument("data")
-@_data_options
+@data_options
 @click.option(
     "--methods",
     type=_Names(METHODS),
@@ -265,7 +183,7 @@ def explain(
 
     if log and not is_address(model):
         raise click.UsageError("--log keeps the result with a model of MLflow; MODEL is a file.")
-    scorer, samples, settings = _selected(model, data, how)
+    scorer, samples, settings = selected(model, data, how)
     with _bar(len(methods)) as bar:
         found = explain_selected(
             scorer,
@@ -323,7 +241,7 @@ def evaluate(model: str, folder: Path, metrics: tuple[str, ...], architecture: s
     from keras_explain.records import save_round
     from keras_explain.report import rounds_in, write_report
 
-    loaded, place = _model(model, architecture), rounds_in(folder)[-1]
+    loaded, place = model_of(model, architecture), rounds_in(folder)[-1]
     samples, attributions, settings = kx.load_round(place)
     known = settings.get("model", {}).get("weights")
     if known not in (None, identity(loaded)["weights"]):
@@ -392,7 +310,7 @@ def report(source: str, out: Path, title: str) -> None:
     show_default=True,
     help="The page.",
 )
-@_data_options
+@data_options
 @_JSON
 def compare(
     first: str, second: str, data: str | None, methods: tuple[str, ...], out: Path, as_json: bool, **how: Any
@@ -427,10 +345,10 @@ def compare(
             ]
             agreement = write(kx.load_round(rounds[0]), kx.load_round(rounds[1]), out, (first, second))
     else:
-        one, samples, settings = _selected(first, data, how)
+        one, samples, settings = selected(first, data, how)
         if not len(samples):
             raise click.ClickException("There is no image to explain: the first model predicts none correctly.")
-        other, same, others_settings = _selected(second, data, how, like=samples)
+        other, same, others_settings = selected(second, data, how, like=samples)
         explained = [
             (shown, [kx.explain(scorer, shown, method) for _, method in named(methods, how["seed"])], about)
             for scorer, shown, about in ((one, samples, settings), (other, same, others_settings))
@@ -505,13 +423,6 @@ def redraw(folder: Path, percentile: float, out: Path | None) -> None:
             click.echo(path)
 
 
-def _model(text: str, architecture: str | None) -> Any:
-    from keras_explain.model_files import load_model
-    from keras_explain.tracking.runs import is_address, load_logged_model
-
-    return load_logged_model(text) if is_address(text) else load_model(text, architecture=architecture)
-
-
 def _explain_all(
     model: str,
     data: str,
@@ -525,11 +436,9 @@ def _explain_all(
 ) -> None:
     import keras_explain as kx
 
-    loaded, opened = _opened(model, data, how)
+    loaded, own = opened(model, data, how)
     shared = {"background": how["background"], "seed": how["seed"], "output": how["output"]}
-    found = kx.explain_dataset(
-        loaded, opened.data, methods, out, engine=engine, metrics=metrics or (), **shared, **given
-    )
+    found = kx.explain_dataset(loaded, own.data, methods, out, engine=engine, metrics=metrics or (), **shared, **given)
     index = found.index
     if as_json:
         images = int(index.position.nunique())
@@ -540,72 +449,6 @@ def _explain_all(
     ]
     click.echo(index.groupby("method", sort=False)[numbers].mean().dropna(axis=1, how="all").T.to_string())
     click.echo(f"\n{len(index)} maps of {index.position.nunique()} images in {out}, {len(found.shards)} shards")
-
-
-def _opened(model: str, data: str, how: dict[str, Any]) -> tuple[Any, Any]:
-    """The model, and the data as it receives them."""
-    from keras_explain.datasets.own import open_data
-    from keras_explain.datasets.preprocessing import Preprocessing
-
-    loaded = _model(model, how["architecture"])
-    opened = open_data(
-        data,
-        loaded,
-        part=how["part"],
-        task=how["task"],
-        class_names=how["class_names"],
-        class_map=how["class_map"],
-        preprocessing=Preprocessing.from_settings(how["settings"]) if how["settings"] else None,
-        scale=how["scale"],
-        window=how["window"],
-    )
-    return loaded, opened
-
-
-def _selected(model: str, data: str, how: dict[str, Any], like: Any = None) -> tuple[Any, Any, dict[str, Any]]:
-    """A scorer of the model, the images to explain, and how they were made; for a second model those of the first."""
-    import keras_explain as kx
-
-    loaded, opened = _opened(model, data, how)
-    scorer, names = kx.Scorer(loaded, how["output"]), opened.class_names
-    chosen = {name: how[name] for name in ("images_per_class", "candidates", "background", "seed")}
-    samples = kx.select(scorer, opened.data, class_names=names, class_map=opened.class_map, **chosen)
-    if not len(samples) or samples.accuracy < GUESSING / scorer.head(samples.images).classes:
-        words = f"The model gets {samples.accuracy:.1%} of these images right, as guessing would."
-        click.echo(f"keras-explain: {words} {_CHANCE_ADVICE}", err=True)
-    if like is not None:
-        samples = _same_images(scorer, samples, opened.data, like)
-    settings = {"data": data, "file": model, **chosen}
-    if opened.preprocessing is not None:
-        settings["preprocessing"] = opened.preprocessing.as_settings()
-    return scorer, samples, settings
-
-
-def _same_images(scorer: Any, own: Any, data: Any, like: Any) -> Any:
-    """The images of another model's samples as this one receives them, with the probability of their class here."""
-    import keras
-    import numpy as np
-
-    from keras_explain.batches import batches
-
-    wanted, seen = set(like.ids), 0
-    found: dict[str, Any] = {}
-    for images, _, ids in batches(data, None):
-        names = ids or [str(seen + i) for i in range(len(images))]
-        found |= {name: image for name, image in zip(names, images, strict=True) if name in wanted}
-        seen += len(images)
-    images = np.stack([found[name] for name in like.ids])
-    if images.shape != like.images.shape:
-        raise InputError(
-            f"The models take images of {like.images.shape[1:]} and {images.shape[1:]}; maps of one size compare."
-        )
-    logits = scorer.logits(images)
-    shares = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
-    confidence = np.take_along_axis(shares, like.targets[:, :1], axis=1)[:, 0]
-    unknown = np.full(len(images), -1)  # whether it is right about them is not what they were chosen for
-    return dataclasses.replace(
-        like, images=images, labels=unknown, confidence=confidence, background=own.background, accuracy=own.accuracy
-    )
 
 
 def _means(names: Any, attributions: Any) -> dict[str, dict[str, float | None]]:

@@ -127,7 +127,11 @@ MODES = [
 ]
 
 
-@pytest.mark.parametrize(("mode", "fault"), MODES, ids=[str(mode) for mode, _ in MODES])
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    [pytest.param(*one, marks=pytest.mark.slow if isinstance(one[0], int) else []) for one in MODES],
+    ids=[str(mode) for mode, _ in MODES],
+)
 def test_rounds_wait_for_a_server_that_misbehaves(mode, fault, proxy, server, tmp_path, table):
     tracker = kx.MlflowTracker(tracking_uri=proxy.address, patience=1.0)
     with told("arrived in MLflow") as said:
@@ -280,6 +284,7 @@ def _forbid(store):
             path.chmod(0o555)
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_deletes_or_ends(server, tmp_path, table):
     tracker = kx.MlflowTracker(patience=5.0)
     with pytest.warns(
@@ -304,6 +309,7 @@ def test_a_run_that_somebody_deletes_or_ends(server, tmp_path, table):
     settle(table, "run ended by somebody", as_if_nothing_were(history), server, run.info.run_id, tmp_path / "ended")
 
 
+@pytest.mark.slow
 def test_what_waits_can_go_into_another_run(server, tmp_path):
     tracker = kx.MlflowTracker(patience=5.0)
     with told("has been deleted"):
