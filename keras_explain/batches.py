@@ -117,8 +117,9 @@ def _as_far_as_possible(data: Iterable[Any]) -> Iterator[Any]:
             yield batch
     except Exception as error:  # whatever a user's pipeline raises
         if not read:
-            raise
-        words = f"The validation data break off after {read} batches ({type(error).__name__}: {error})"
+            raise InputError(f"The validation data cannot be read. {type(error).__name__}: {error}") from error
+        first, *_ = [*str(error).splitlines(), ""]  # TensorFlow puts a whole traceback under it
+        words = f"The validation data break off after {read} batches ({type(error).__name__}: {first})"
         warnings.warn(f"{words}; only those are looked at.", ExplanationWarning, stacklevel=2)
 
 

@@ -365,7 +365,7 @@ def compare(
 
 
 @main.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default="explanations-spool")
+@click.argument("folder", type=_FOLDER, default="explanations-spool")
 @click.option("--tracking-uri", help="Where MLflow keeps the run  [default: as in the training]")
 @click.option("--run-id", help="Send into this run, where the first one is gone for good.")
 @_JSON
@@ -383,7 +383,7 @@ def sync(folder: Path, tracking_uri: str | None, run_id: str | None, as_json: bo
     from keras_explain.tracking.spool import Spool
 
     spools, sent, failed = Spool.all(folder), {}, {}
-    if run_id is not None and len(spools) != 1:
+    if run_id is not None and spools and len(spools) != 1:
         raise click.UsageError(f"--run-id is for one training; {folder} holds {len(spools)}.")
     for spool in spools:
         try:

@@ -88,24 +88,28 @@ def ended(scorer: Scorer, until: float) -> Iterator[None]:
 @contextmanager
 def noted(say: Callable[[str], None]) -> Iterator[None]:
     """Hand the words of every `ExplanationWarning` of the block to `say`; other warnings go their usual way."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", ExplanationWarning)
-        show = warnings.showwarning
+    filters, listening = warnings.catch_warnings(), True
+    said: list[str] = []
+    filters.__enter__()
+    warnings.simplefilter("always", ExplanationWarning)
+    show = warnings.showwarning
 
-        def shown(message: Any, category: Any, *place: Any, **more: Any) -> None:
-            if issubclass(category, ExplanationWarning):
-                said.append(str(message))
-            else:
-                show(message, category, *place, **more)
+    def shown(message: Any, category: Any, *place: Any, **more: Any) -> None:
+        # It may outlive the block: a thread that has entered catch_warnings meanwhile puts it back.
+        if listening and issubclass(category, ExplanationWarning):
+            said.append(str(message))
+        else:
+            show(message, category, *place, **more)
 
-        said: list[str] = []
-        warnings.showwarning = shown
-        try:
-            yield
-        finally:
-            warnings.showwarning = show
-    for words in said:  # outside, where a warning may be an error
-        say(words)
+    warnings.showwarning = shown
+    try:
+        yield
+    finally:
+        listening = False
+        warnings.showwarning = show
+        filters.__exit__(None, None, None)
+        for words in said:  # outside, where a warning may be an error
+            say(words)
 
 
 @contextmanager
@@ -172,7 +176,9 @@ def explain_round(
             if time.perf_counter() < until:
                 result.stopped.append(name)
                 continue
-            hangs = OutOfTime(f"It had not come to its end after time_limit={time_limit:g} s, and is given up.")
+            hangs = OutOfTime(
+                f"It had not come to its end after time_limit={time_limit:g} s, and is left out from now on."
+            )
             result.failures[name] = f"OutOfTime: {hangs}"
             on_failure(name, hangs)
             continue
@@ -216,20 +222,25 @@ def measure_round(
         scorer, explainers, quality, before, on_failure, time_limit, on_note: as in `explain_round`.
         found: the round, which is added to.
     """
-    known = dict(explainers)
+    known, ends = dict(explainers), [math.inf]
+
+    @contextmanager
+    def limit() -> Iterator[None]:
+        with limited(scorer, time_limit) as ends[0]:
+            yield
+
     for i, (name, attribution) in enumerate(zip(found.methods, found.attributions, strict=True)):
 
         def failed(metric: metrics.Metric, error: Exception, name: str = name) -> None:
             what = f"{type(metric).__name__} of {name}"
-            if isinstance(error, OutOfTime) and time.perf_counter() < until:
+            if isinstance(error, OutOfTime) and time.perf_counter() < ends[0]:
                 found.stopped.append(what)
                 return
             found.failures[what] = f"{type(error).__name__}: {error}"
             on_failure(what, error)
 
         noting = nullcontext() if on_note is None else noted(on_note(name))
-        counting = counted(f"measuring {name}", scorer, found.seconds, found.evaluations)
-        with noting, counting, limited(scorer, time_limit) as until:
+        with noting, counted(f"measuring {name}", scorer, found.seconds, found.evaluations):
             found.attributions[i] = metrics.measure(
                 scorer,
                 found.samples,
@@ -240,6 +251,7 @@ def measure_round(
                 before=_before(before, name),
                 evaluations=found.evaluations[name] / max(1, len(found.whole.get(name, attribution))),
                 failed=failed,
+                limit=limit,
             )
         found.numbers |= {
             number_name(name, measure): mean for measure, mean in metrics.means(found.attributions[i]).items()
@@ -332,6 +344,7 @@ def _before(before: Round | None, name: str) -> tuple[Samples, Attribution] | No
 
 def number_name(method: str, measure: str) -> str:
     """Chance levels belong to the images, and are the same for every method."""
+    measure = plain_name(measure)
     return f"val_explain_{measure}" if measure in CHANCE.values() else f"val_explain_{plain_name(method)}_{measure}"
 
 

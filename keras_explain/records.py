@@ -42,6 +42,11 @@ def _frozen(array: Any, dtype: str) -> np.ndarray:
     return view
 
 
+def _readable(name: Any) -> str:
+    """A name that can be written: a file's may have bytes that are no text."""
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
 def _sides(images: np.ndarray) -> str:
     return " x ".join(map(str, images.shape[1:]))
 
@@ -98,12 +103,13 @@ class Samples:
             "targets": _frozen(targets[:, None] if targets.ndim == 1 else targets, "int64"),
             "labels": _frozen(self.labels if len(self.labels) else np.full(n, -1), "int64"),
             "confidence": _frozen(self.confidence if len(self.confidence) else np.full(n, np.nan), "float64"),
-            "ids": tuple(map(str, self.ids)) or tuple(map(str, range(n))),
+            "ids": tuple(map(_readable, self.ids)) or tuple(map(str, range(n))),
         }
         for name, column in columns.items():
             object.__setattr__(self, name, column)
             if len(column) != n:
                 raise InputError(f"{name} has {len(column)} entries for {n} images.")
+        object.__setattr__(self, "class_names", tuple(map(_readable, self.class_names)))
         shape = images.shape[1:]
         object.__setattr__(self, "channel_names", tuple(map(str, self.channel_names)))
         if len(self.channel_names) not in (0, shape[-1]):

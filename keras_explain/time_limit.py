@@ -12,6 +12,10 @@ from typing import Any
 from keras_explain.errors import OutOfTime
 
 
+class _Stop(BaseException):
+    """What a block that catches every `Exception` does not catch."""
+
+
 @contextmanager
 def interrupted_after(seconds: float) -> Iterator[None]:
     """Raise `OutOfTime` in the block after so many seconds, whatever it does in Python, and as often again.
@@ -28,12 +32,14 @@ def interrupted_after(seconds: float) -> Iterator[None]:
         return
 
     def stop(*_: Any) -> None:
-        raise OutOfTime(f"It took more than {seconds:g} s.")
+        raise _Stop
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, max(1.0, seconds))
     try:
         yield
+    except _Stop:
+        raise OutOfTime(f"It took more than {seconds:g} s.") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -75,7 +75,7 @@ def nothing_is_left_open():
     if publishing is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            publishing.close_abandoned(all_of_them=True)
+            publishing.close_abandoned(at_exit=True)
 
 
 @pytest.fixture

@@ -435,7 +435,7 @@ def test_errors_are_a_line_and_an_exit_code(place, monkeypatch, arguments, code,
 
 
 def test_every_command_has_help_with_an_example():
-    assert set(main.commands) == {"demo", "select", "explain", "evaluate", "report", "compare", "redraw"}
+    assert set(main.commands) == {"demo", "select", "explain", "evaluate", "report", "compare", "redraw", "sync"}
     for name in main.commands:
         text = run(name, "--help").stdout
         assert "keras-explain " in text or "for example" in text or name == "demo"

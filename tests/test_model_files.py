@@ -552,7 +552,7 @@ def test_files_that_are_cut_off_or_foreign_say_so(tmp_path):
             with pytest.raises(kx.InputError, match=r"nested\.(h5|keras)( is cut off|: )"):
                 kx.load_model(path)
     (tmp_path / "text.h5").write_text("not a model")
-    with pytest.raises(kx.InputError, match=r"is cut off, or neither a .keras nor an .h5 file"):
+    with pytest.raises(kx.InputError, match=r"is cut off or damaged, or neither a .keras nor an .h5 file"):
         kx.load_model(tmp_path / "text.h5")
     with h5py.File(tmp_path / "data.h5", "w") as file:
         file["measurements"] = np.ones(3)
@@ -560,7 +560,7 @@ def test_files_that_are_cut_off_or_foreign_say_so(tmp_path):
         kx.load_model(tmp_path / "data.h5")
     with zipfile.ZipFile(tmp_path / "photos.keras", "w") as archive:
         archive.writestr("photo.txt", "x")
-    with pytest.raises(kx.InputError, match="is cut off, or neither"):
+    with pytest.raises(kx.InputError, match="is cut off or damaged, or neither"):
         kx.load_model(tmp_path / "photos.keras")
     with pytest.raises(kx.InputError, match="does not exist"):
         kx.load_model(tmp_path / "absent.h5")

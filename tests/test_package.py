@@ -54,7 +54,7 @@ ROOMS = {
     "figures": {"errors", "records", "verdicts", "words", "figures"},
     "report": {"errors", "records", "verdicts", "words", "figures", "report"},
     "comparison": {"errors", "metrics", "records", "report", "words"},
-    "tracking": {"errors", "tracking"},
+    "tracking": {"errors", "report", "tracking"},
     "model_files": {"errors"},
     "datasets": {"errors", "selection", "datasets"},
 }

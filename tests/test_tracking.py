@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import keras
@@ -14,11 +15,21 @@ from mlflow.tracking import MlflowClient
 
 import keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
+from keras_explain.tracking.sending import sync
+from keras_explain.tracking.spool import Spool
 from tests.conftest import small_cnn
+from tests.faults import Server
 
 X = np.random.default_rng(0).random((12, 8, 8, 1), "float32")
 Y = np.arange(12) % 3
 NAMES = ["normal", "<img src=x onerror=alert(1)>", "../../etc"]
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    found = Server(tmp_path)
+    yield found
+    found.kill()
 
 
 def fit(callbacks, epochs=3, **options):
@@ -292,3 +303,139 @@ def test_the_ui_shows_the_pictures_with_a_step_slider(server, mlflow_server, bro
     page.keyboard.press("ArrowRight")
     page.locator("img[src*='step%2B2%2B']").first.wait_for(timeout=30_000)
     page.screenshot(path=tmp_path / "ui.png")
+
+
+def test_a_training_that_goes_on_with_its_tracker_stays_in_its_run(server):
+    tracker = kx.MlflowTracker()
+    fit([explain(tracker)], epochs=3)
+    first = tracker.run_id
+    fit([explain(tracker)], epochs=5, initial_epoch=3)
+    assert tracker.run_id == first
+    steps = [m.step for m in server.get_metric_history(first, "val_explain_classes_without_image")]
+    assert sorted(steps) == [0, 2, 4]  # that of epoch 2 is there and not done again
+    assert server.get_run(first).info.status == "FINISHED"
+    before = len(server.search_runs(["0"]))
+    fit([explain(kx.MlflowTracker())], epochs=5, initial_epoch=5)  # no epoch, and nothing that went before
+    assert len(server.search_runs(["0"])) == before
+
+
+def test_two_trainings_in_one_run_are_warned_of(server):
+    with mlflow.start_run():
+        fit([explain()], epochs=1)
+        with pytest.warns(kx.ExplanationWarning, match="has rounds of an earlier training: those of the same epochs"):
+            fit([explain()], epochs=1)
+
+
+def test_what_one_training_needs_another_does_not_take_away(server, monkeypatch):
+    """A script of two fits whose process dies in the second."""
+    died = kx.MlflowTracker()
+    died.start({"initial_epoch": 2})
+    run_id = server.create_run("0").info.run_id
+    died._spool.tell(run_id=run_id)
+    died._spool.release()
+    fit([explain(kx.MlflowTracker())], epochs=2)
+    again = kx.MlflowTracker()
+    fit([explain(again)], epochs=5, initial_epoch=3)
+    assert again.run_id == run_id
+
+
+@pytest.mark.parametrize("fails", ["start", "finish"])
+def test_a_tracker_that_fails_is_not_begun_again(fails, tmp_path):
+    called = []
+
+    class Mine(kx.DirectoryTracker):
+        def start(self, settings):
+            called.append("start")
+            super().start(settings)
+            if fails == "start":
+                raise RuntimeError("no place")
+
+        def finish(self):
+            called.append("finish")
+            raise RuntimeError("no end")
+
+    with pytest.warns(kx.ExplanationWarning, match="no place" if fails == "start" else "no end") as said:
+        fit([explain(Mine(tmp_path), on_error="warn", frequency=9)], epochs=1)
+    assert called == (["start"] if fails == "start" else ["start", "finish"])
+    assert [w.category for w in said].count(kx.ExplanationWarning) == 1
+
+
+def test_a_spool_is_made_where_there_is_room(server, tmp_path, monkeypatch):
+    tracker = kx.MlflowTracker(spool=tmp_path / "a" / "b")
+    tracker.start({})
+    assert tracker._spool.place.parent == tmp_path / "a" / "b"
+    tracker.finish()
+    assert not (tmp_path / "a" / "b").exists()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tracker = kx.MlflowTracker(spool=tmp_path / "file" / "spool")
+    tracker.start({})
+    assert tracker._spool.place.parent == tmp_path / "spool"
+    tracker.finish()
+
+
+def test_numbers_and_words_that_mlflow_refuses_hold_nothing_up(server):
+    class Odd:
+        when = "round"
+
+        def measure(self, attribution, context):
+            return {"gain (%)": np.ones(len(attribution))}
+
+    class Raises:
+        method = "raises"
+
+        def explain(self, scorer, samples):
+            raise ValueError("bad \udce9 name")
+
+    callback = ExplanationCallback((X, Y), ["vanilla", Raises()], metrics=[Odd()], class_names=["\udce9", "b", "c"])
+    with mlflow.start_run() as run, pytest.warns(kx.ExplanationWarning, match="bad"):
+        fit([callback], epochs=1)
+    data = server.get_run(run.info.run_id).data
+    assert data.metrics["val_explain_vanilla_gain _"] == 1.0
+    assert "udce9 name" in data.tags["keras_explain.trouble.raises"]
+    tracker = kx.MlflowTracker(run_id=run.info.run_id, patience=5.0)
+    tracker.start({})
+    for step, name in ((7, "bad (%)"), (8, "good")):
+        place = Path(f"round{step}")
+        place.mkdir()
+        (place / "settings.json").write_text("{}")
+        tracker.log_round(step, place, {name: 1.0})
+    with pytest.raises(kx.errors.Unsent, match="1 round has not arrived in MLflow"):
+        tracker.finish()
+    assert server.get_run(run.info.run_id).data.metrics["good"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_page_joins_what_the_run_has_when_the_server_is_back(own_server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_server.start()
+    client = MlflowClient(own_server.address)
+    run_id = client.create_run("0").info.run_id
+    fit([explain(kx.MlflowTracker(run_id, own_server.address))], epochs=3)
+    own_server.kill()
+    tracker = kx.MlflowTracker(run_id, own_server.address)
+    with pytest.warns(kx.ExplanationWarning) as said:
+        fit([explain(tracker, on_error="warn")], epochs=5, initial_epoch=3)
+    assert "arrived" in str(said[-1].message)
+    own_server.start()
+    (spool,) = Spool.all(Path("explanations-spool"))
+    sync(spool)
+    _, found = page_of(client, run_id, tmp_path)
+    assert [round["title"] for round in found["rounds"].values()] == ["epoch 1", "epoch 3", "epoch 5"]
+
+
+def test_what_a_process_leaves_that_dies_while_it_clears_up_is_no_obstacle(server, tmp_path):
+    run_id = server.create_run("0").info.run_id
+    about = {"tracking_uri": server.tracking_uri, "run_id": run_id, "ours": False, "source": {}}
+    spool = Spool.new(tmp_path / "spool", {**about, "experiment_id": None, "experiment_name": None})
+    left = spool.place / ".000001_epoch_0002.sent" / "files"
+    left.mkdir(parents=True)
+    (left / "a.txt").write_text("")
+    (tmp_path / "round").mkdir()
+    (tmp_path / "round" / "settings.json").write_text("{}")
+    spool.put(2, tmp_path / "round", {"a": 1.0})
+    spool.release()
+    with pytest.raises(Exception, match="not found"):
+        sync(spool, run_id="0" * 32)
+    assert sync(spool) == (1, run_id)  # and not that run, which does not exist
+    assert not (tmp_path / "spool").exists()

@@ -17,6 +17,7 @@ import pytest
 
 import keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
+from keras_explain.engine import noted
 from tests.conftest import small_cnn, tensorflow_only
 
 X = np.random.default_rng(0).random((24, 8, 8, 1), "float32")
@@ -97,10 +98,73 @@ def test_explainers_that_hang_are_given_up(tmp_path):
     found = explained(tmp_path, small_cnn(), [Sleeps(), Runs(), Evaluates(), "vanilla"], time_limit=3.0)
     for name in ("sleeps", "runs", "evaluates"):
         named_once(
-            found, name, f"{name} failed.*OutOfTime: It had not come to its end after time_limit=3 s, and is given up"
+            found, name, f"{name} failed.*OutOfTime: It had not come to its end after time_limit=3 s, and is left out"
         )
     assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_an_explainer_that_hangs_and_catches_everything(tmp_path):
+    class Stubborn(Raises):
+        method = "stubborn"
+
+        def explain(self, scorer, samples):
+            while True:
+                try:
+                    time.sleep(10_000)
+                except Exception:
+                    continue
+
+    said, trouble, _ = explained(tmp_path, small_cnn(), [Stubborn()], time_limit=0.5)
+    assert "left out from now on" in trouble["stubborn"]
+    assert len(said) == 1
+
+
+def test_each_kind_of_trouble_of_a_method_is_said(tmp_path):
+    class Worse(Raises):
+        method = "worse"
+        count = 0
+
+        def explain(self, scorer, samples):
+            self.count += 1
+            warnings.warn(
+                f"odd map {self.count}" if self.count < 3 else "another thing", kx.ExplanationWarning, stacklevel=1
+            )
+            if self.count > 1:
+                raise RuntimeError("now it fails")
+            return kx.explain(scorer, samples, "vanilla")
+
+    said, trouble, _ = explained(tmp_path, small_cnn(), [Worse(), "vanilla"])
+    assert [words.split(": ", 2)[2].split(" (")[0] for words in said] == [
+        "worse: odd map 1",
+        "worse failed, the rest of the round is done. RuntimeError: now it fails",
+        "worse: another thing",
+    ]
+    assert list(trouble) == ["worse", "worse 2", "worse 3"]
+
+
+def test_warnings_of_others_go_their_usual_way():
+    def warn(words, category):
+        with noted(said.append):
+            warnings.warn(words, category, stacklevel=1)
+            shown.append(warnings.showwarning)
+            if words == "before it failed":
+                raise ValueError("late")
+
+    said, shown, before = [], [], warnings.showwarning
+    with pytest.warns(FutureWarning, match="of another library"):
+        warn("of another library", FutureWarning)
+    warn("ours", kx.ExplanationWarning)
+    with pytest.raises(ValueError, match="late"):
+        warn("before it failed", kx.ExplanationWarning)
+    assert said == ["ours", "before it failed"]
+    assert warnings.showwarning is before
+    with warnings.catch_warnings(record=True) as caught:
+        shown[1](
+            "put back later", kx.ExplanationWarning, "file.py", 1
+        )  # by a thread that entered catch_warnings meanwhile
+    assert said == ["ours", "before it failed"]
+    assert len(caught) <= 1
 
 
 def test_where_all_explainers_hang_nothing_more_is_tried(tmp_path):
@@ -201,7 +265,6 @@ def test_a_fit_that_does_not_end(tmp_path, end):
     callback = ExplanationCallback((X, Y), ["vanilla"], frequency=1, metrics=[], tracker=kx.DirectoryTracker(tmp_path))
     with pytest.raises(end):
         fit(small_cnn(), callback, keras.callbacks.LambdaCallback(on_epoch_end=stop))
-    del callback
     again = ExplanationCallback((X, Y), ["vanilla"], metrics=[], tracker=kx.DirectoryTracker(tmp_path / "again"))
     with pytest.warns(kx.ExplanationWarning, match="keras_explain: a fit was interrupted after epoch 2."):
         fit(small_cnn(), again)
@@ -214,6 +277,7 @@ INTERRUPTED = """
 import os, signal
 import keras, numpy as np, keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
+from keras_explain.engine import noted
 x, y = np.random.default_rng(0).random((24, 8, 8, 1), "float32"), np.arange(24) % 3
 model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")])
 model.compile("sgd", "sparse_categorical_crossentropy")
@@ -232,13 +296,13 @@ def test_a_script_that_is_interrupted_by_a_key(tmp_path, monkeypatch):
     command = [sys.executable, "-c", INTERRUPTED]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert "KeyboardInterrupt" in done.stderr
-    assert done.stderr.count("fit was interrupted after epoch 2.") == 1
+    assert done.stderr.count("fit was interrupted after epoch 2 by KeyboardInterrupt.") == 1
     client = mlflow.MlflowClient(address)
     (run,) = client.search_runs(["0"])
     assert run.info.status == "FAILED"
-    assert run.data.tags["keras_explain.trouble.fit"] == "fit was interrupted after epoch 2."
+    assert run.data.tags["keras_explain.trouble.fit"] == "fit was interrupted after epoch 2 by KeyboardInterrupt."
     page = Path(client.download_artifacts(run.info.run_id, "explanations/report.html", str(tmp_path))).read_text()
-    assert "fit was interrupted after epoch 2." in page
+    assert "fit was interrupted after epoch 2 by KeyboardInterrupt." in page
     steps = [m.step for m in client.get_metric_history(run.info.run_id, "val_explain_classes_without_image")]
     assert sorted(steps) == [0, 1]
 
@@ -247,8 +311,8 @@ def test_trouble_becomes_a_tag_of_the_run(server):
     with mlflow.start_run() as run, pytest.warns(kx.ExplanationWarning, match="I cannot"):
         fit(small_cnn(), ExplanationCallback((X, Y), [Raises(), "vanilla"], frequency=1, metrics=[]))
     tags = server.get_run(run.info.run_id).data.tags
-    words = "epoch 1: mine failed, the rest of the round is done. RuntimeError: I cannot"
-    assert tags["keras_explain.trouble.mine"] == words
+    words = "epoch 1: mine failed, the rest of the round is done. RuntimeError: I cannot (test_trouble.py, line "
+    assert tags["keras_explain.trouble.mine"].startswith(words)
     assert server.get_run(run.info.run_id).info.status == "FINISHED"
 
 

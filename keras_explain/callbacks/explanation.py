@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
+import traceback
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,7 +19,7 @@ from keras_explain.engine import Round, check_why_not, counted, ended, explain_r
 from keras_explain.errors import ExplanationWarning, InputError, OutOfTime, Unsent, check_counts
 from keras_explain.explainers import Explainer, named
 from keras_explain.callbacks.budget import Budget
-from keras_explain.callbacks.publishing import Publisher, close_abandoned
+from keras_explain.callbacks.publishing import NotLogged, Publisher, close_abandoned
 from keras_explain.callbacks.top_confidence import top_confidences
 from keras_explain.gradients import Scorer, backend
 from keras_explain.records import Samples
@@ -27,6 +30,7 @@ from keras_explain.tracking import MlflowTracker, Tracker
 
 _ACCURACIES = ("accuracy", "acc", "categorical_accuracy", "sparse_categorical_accuracy", "binary_accuracy")
 _ACCURACY_SLACK = 0.2
+_ALIKE = 24  # letters by which two warnings of a method are the same
 _TRIES = 2  # rounds in a row in which TopConfidence is asked in vain
 
 
@@ -186,6 +190,7 @@ class ExplanationCallback(keras.callbacks.Callback):
         self._explains = True
         self._first: int | None = None  # epoch of this fit
         self._said: set[str] = set()
+        self._untold: dict[str, str] = {}  # what went wrong before there was a tracker
         self._hanging: set[str] = set()  # methods, and metrics of one, that were given up
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -207,11 +212,16 @@ class ExplanationCallback(keras.callbacks.Callback):
 
     def _make_up(self, epoch: int, is_last: bool) -> None:
         """Explain the epoch before those of this fit, if its round is missing: the weights are still those."""
-        present = [True]
+        missing: list[bool] = []
         if self._explains:
-            self._guarded("the round", lambda: present.append(self._open().has(epoch)), epoch)
-        if not present[-1]:
+            self._guarded("the round", lambda: missing.append(self._is_missing(epoch, is_last)), epoch)
+        if any(missing):
             self._round(epoch, {}, is_last)
+
+    def _is_missing(self, epoch: int, is_last: bool) -> bool:
+        """Whether the tracker lacks a round; where no epoch is left to be done, of a training that it knows."""
+        publisher = self._open()
+        return not publisher.has(epoch) and (not is_last or publisher.goes_on())
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """A round is stored before what comes after it is saved, also by callbacks that stand before this one."""
@@ -262,11 +272,13 @@ class ExplanationCallback(keras.callbacks.Callback):
             title, rounds = f"Explanations of {self.model.name}", -(-epochs // self.frequency) + 1
             self._publisher = Publisher(self, self.tracker, self._settings(), title, rounds, first)
             self._publisher.last = self._last
+            self._tell()
         return self._publisher
 
     def _closing(self) -> Publisher:
         """The publisher, to be closed."""
         publisher, self._publisher = self._open(), None
+        publisher.last = self._last
         return publisher
 
     def _round(self, epoch: int, logs: dict[str, Any], is_last: bool) -> None:
@@ -398,8 +410,12 @@ class ExplanationCallback(keras.callbacks.Callback):
             if isinstance(error, Unsent):
                 self._warn(str(error))
                 return
-            words = f"{what} failed, training goes on. {type(error).__name__}: {error}"
-            self._trouble(what, self._last if epoch is None else epoch, words, self._warn)
+            epoch = error.epoch if isinstance(error, NotLogged) else self._last if epoch is None else epoch
+            shown = str(error) if isinstance(error, NotLogged) else f"{type(error).__name__}: {error}"
+            words = f"{what} failed, training goes on. {shown}"
+            if isinstance(error, NotLogged) and what in self._said:  # each names a folder
+                self._warn(f"epoch {epoch + 1}: {words}")
+            self._trouble(what, epoch, words, self._warn)
 
     def _give_up(self) -> None:
         """Close before fit ends by an error, since no other hook will be called."""
@@ -411,23 +427,35 @@ class ExplanationCallback(keras.callbacks.Callback):
             self._hanging.add(name)
         if self.on_error == "raise":
             raise error  # the round is guarded
-        words = f"{name} failed, the rest of the round is done. {type(error).__name__}: {error}"
+        place = traceback.extract_tb(error.__traceback__)[-1:]
+        where = f" ({Path(place[0].filename).name}, line {place[0].lineno})" if place else ""
+        words = f"{name} failed, the rest of the round is done. {type(error).__name__}: {error}{where}"
         self._trouble(name, epoch, words, self._warn)
 
     def _noted(self, epoch: int, name: str) -> Any:
         """What is done with a warning of a method: it is said, and kept, once."""
-        return lambda words: self._trouble(name, epoch, f"{name}: {words}", self._warn)
+        return lambda words: self._trouble(name, epoch, f"{name}: {words}", self._warn, _kind(words))
 
-    def _trouble(self, what: str, epoch: int, words: str, say: Any) -> None:
-        """Say what went wrong once, and keep it in the run and on the page."""
-        if what in self._said:
+    def _trouble(self, what: str, epoch: int, words: str, say: Any, kind: str = "") -> None:
+        """Say what went wrong once for each kind of it, and keep it in the run and on the page."""
+        key = f"{what} {kind}".strip()
+        if key in self._said:
             return
-        self._said.add(what)
-        say(f"epoch {epoch + 1}: {words}")
-        try:
-            self._open().trouble(what, f"epoch {epoch + 1}: {words}")
-        except Exception as error:  # where the tracker itself is the trouble, that has just been said
-            if self._publisher is not None:
+        others = sum(known == what or known.startswith(f"{what} ") for known in self._said)
+        self._said.add(key)
+        words = f"epoch {epoch + 1}: {words}"
+        self._untold[f"{what} {others + 1}" if others else what] = words
+        self._tell()
+        say(words)
+
+    def _tell(self) -> None:
+        """Hand on what went wrong, as soon as there is a tracker to keep it."""
+        while self._publisher is not None and self._untold:
+            what, words = next(iter(self._untold.items()))
+            del self._untold[what]
+            try:
+                self._publisher.trouble(what, words)
+            except Exception as error:
                 self._warn(f"that could not be kept. {type(error).__name__}: {error}")
 
     def _compare_accuracy(self, accuracy: float, logs: dict[str, Any]) -> None:
@@ -457,6 +485,11 @@ class ExplanationCallback(keras.callbacks.Callback):
     def _say(self, words: str) -> None:
         if self.params.get("verbose", 0):
             print(f"\nkeras_explain: {words}")
+
+
+def _kind(words: str) -> str:
+    """By which two warnings are told apart: their beginning, without numbers."""
+    return re.sub(r"[\d.]+", "", words)[:_ALIKE]
 
 
 def _progress(total: int, wanted: bool) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import copy
 import shutil
+import sys
 import tempfile
+import threading
 import time
 import warnings
 import weakref
@@ -15,13 +17,21 @@ from pathlib import Path
 from typing import Any
 
 from keras_explain.engine import History, Round, finite, plain_name, versions, write_round
-from keras_explain.errors import ExplanationWarning, Unsent
+from keras_explain.errors import ExplainError, ExplanationWarning, Unsent
 from keras_explain.report import Report
 from keras_explain.tracking import FIT, KeepsHistory, Tracker, round_name
 
 
 # Keras tells nobody that a fit was interrupted: the next fit, or the end of the process, finds what is still open.
-_open: list[tuple[weakref.ref[Any], Publisher]] = []
+_open: list[Publisher] = []
+
+
+class NotLogged(ExplainError):
+    """A round that was not logged, with its epoch."""
+
+    def __init__(self, words: str, epoch: int):
+        super().__init__(words)
+        self.epoch = epoch
 
 
 class Publisher:
@@ -48,8 +58,24 @@ class Publisher:
         self._worker = ThreadPoolExecutor(1, "keras-explain")
         self._pending: Future[float] | None = None
         about = {**self._settings, "initial_epoch": first, **{f"version.{k}": v for k, v in versions().items()}}
+        self._owner, self._thread = weakref.ref(owner), threading.get_ident()
+        self._in_fit = self._is_in_fit()
         tracker.start(about)
-        _open.append((weakref.ref(owner), self))
+        _open.append(self)
+
+    def _is_in_fit(self) -> bool:
+        """Whether the fit of the callback is going on, in the thread in which it began."""
+        model = getattr(self._owner(), "model", None)
+        frame = sys._current_frames().get(self._thread)
+        while frame is not None and model is not None:
+            if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
+                return True
+            frame = frame.f_back
+        return False
+
+    def is_abandoned(self) -> bool:
+        """Whether no callback will close it: a notebook keeps those of interrupted fits."""
+        return self._owner() is None or (self._in_fit and not self._is_in_fit())
 
     def hand_over(self, found: Round, epoch: int, numbers: Mapping[str, float]) -> None:
         """Draw and log a round while training goes on.
@@ -68,7 +94,7 @@ class Publisher:
     ) -> float:
         """On the background thread; the seconds of a core that it took."""
         begun = time.thread_time()
-        folder = Path(tempfile.mkdtemp(prefix="keras-explain-"))
+        folder = Path(tempfile.mkdtemp(prefix=f"keras-explain-{round_name(epoch)}-"))
         unsent: Unsent | None = None
         try:
             settings = {**self._settings, "epoch": epoch, "trouble": trouble}
@@ -80,7 +106,8 @@ class Publisher:
             self._report.add(round_name(epoch), *stored)
             self._keep_page(trouble)
         except Exception as error:
-            raise RuntimeError(f"{type(error).__name__}: {error} (what was computed is kept in {folder})") from error
+            words = f"{type(error).__name__}: {error} (what was computed is kept in {folder})"
+            raise NotLogged(words, epoch) from error
         shutil.rmtree(folder)
         if unsent is not None:
             raise unsent
@@ -114,6 +141,10 @@ class Publisher:
         self._join(self.tracker)
         return epoch in self.tracker.steps() and round_name(epoch) in self._report
 
+    def goes_on(self) -> bool:
+        """Whether the tracker keeps rounds of an earlier training."""
+        return isinstance(self.tracker, KeepsHistory) and bool(self.tracker.steps())
+
     def _join(self, tracker: KeepsHistory) -> None:
         """Take over what an earlier training has left on the page."""
         if not self._joined:
@@ -141,7 +172,7 @@ class Publisher:
         Raises:
             Exception: whatever the page or the tracker has raised.
         """
-        _open[:] = [entry for entry in _open if entry[1] is not self]
+        _open[:] = [publisher for publisher in _open if publisher is not self]
         self._worker.shutdown()
         try:
             if self._shown != self._trouble:
@@ -149,9 +180,14 @@ class Publisher:
         finally:
             self.tracker.finish()
 
-    def abandon(self) -> str:
-        """Close after a fit that has not ended as it should, whose callback is used again or is gone; in words, how."""
-        words = f"fit was interrupted after epoch {self.last + 1}." if self.last >= 0 else "fit was interrupted."
+    def abandon(self, by: str = "") -> str:
+        """Close after a fit that has not ended as it should; in words, how.
+
+        Args:
+            by: what has ended it, where that is known.
+        """
+        words = f"fit was interrupted after epoch {self.last + 1}" if self.last >= 0 else "fit was interrupted"
+        words += f" by {by}." if by else "."
         for action in (self.settle, lambda: self.trouble(FIT, words), self.close):
             try:
                 action()
@@ -160,15 +196,17 @@ class Publisher:
         return words
 
 
-def close_abandoned(all_of_them: bool = False) -> None:
+def close_abandoned(at_exit: bool = False) -> None:
     """Close what no callback will close any more.
 
     Args:
-        all_of_them: also where the callback is still there.
+        at_exit: whatever is still open, since the process ends.
     """
-    for owner, publisher in list(_open):
-        if all_of_them or owner() is None:
-            warnings.warn(f"keras_explain: a {publisher.abandon()}", ExplanationWarning, stacklevel=2)
+    for publisher in list(_open):
+        if at_exit or publisher.is_abandoned():
+            error = getattr(sys, "last_value", None) if at_exit else None  # which Python has just shown
+            words = publisher.abandon(type(error).__name__ if error is not None else "")
+            warnings.warn(f"keras_explain: a {words}", ExplanationWarning, stacklevel=2)
 
 
-atexit.register(close_abandoned, all_of_them=True)
+atexit.register(close_abandoned, at_exit=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -113,6 +114,7 @@ def measure(
     before: tuple[Samples, Attribution] | None = None,
     evaluations: float | None = None,
     failed: Callable[[Metric, Exception], None] | None = None,
+    limit: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Attribution:
     """An attribution with its quality: one number a row for each measure, in `attribution.measures`.
 
@@ -127,6 +129,7 @@ def measure(
         before: samples and attribution of the same method at an earlier time, for `"drift"`.
         evaluations: that the explainer took for each map, for `Randomization(limit=...)`.
         failed: called with a metric that raises and its exception, and the others are done; None raises.
+        limit: gives what each metric is measured in, such as a limit of its time.
 
     Raises:
         InputError: an unknown metric, an attribution of other samples, an explainer of another method or other
@@ -156,7 +159,7 @@ def measure(
     fresh: set[str] = set()
     for metric in map(resolve, FREE if metrics is None else metrics):
         try:
-            with untouched(scorer.model):
+            with untouched(scorer.model), limit():
                 numbers = {name: np.asarray(rows) for name, rows in metric.measure(attribution, context).items()}
             if odd := [name for name, rows in numbers.items() if rows.dtype.kind not in "buif"]:
                 raise InputError(f"{_name(metric)} must give numbers; {', '.join(odd)} are none.")

@@ -131,6 +131,23 @@ class Report:
         return template.render(data=data, title=self._data["title"], style=parts["css"], script=parts["js"])
 
 
+def joined(page: str, earlier: str, before: int) -> str:
+    """A page with the earlier rounds of another one.
+
+    Args:
+        page: the HTML.
+        earlier: the HTML of a training that has gone on.
+        before: the epoch at which it has.
+    """
+    found = _DATA.search(page)
+    if found is None:
+        return page
+    report = Report("")
+    report._data |= json.loads(found[1])
+    report.take_over(earlier, before)
+    return report.page()
+
+
 def write_report(folder: str | Path, file: str | Path, title: str = "Explanations") -> Path:
     """Write a page of the pictures, numbers and settings of explained rounds.
 

@@ -32,14 +32,15 @@ class DirectoryTracker:
         self.folder = Path(folder)
         self._about: dict[str, Any] = {}
         self._begun = False
+        self._done: set[int] = set()  # steps of this training
 
     def start(self, settings: Mapping[str, Any]) -> None:
         """Make the folder; the settings are written with the first round."""
-        self._about, self._begun = dict(settings), False
+        self._about, self._begun, self._done = dict(settings), False, set()
         (self.folder / ROOT).mkdir(parents=True, exist_ok=True)
 
     def _begin(self) -> None:
-        """Set an earlier training aside, or take out of its numbers those of the steps that come again."""
+        """Set an earlier training aside, unless this one goes on from it."""
         if self._begun:
             return
         root, first = self.folder / ROOT, int(self._about.get("initial_epoch", 0))
@@ -47,9 +48,8 @@ class DirectoryTracker:
             free = (self.folder / f"{ROOT}-{k}" for k in range(1, 10**6))
             root.rename(next(place for place in free if not place.exists()))
             root.mkdir()
-        rows = self._rows()
-        if rows:
-            self._write("metrics.csv", _table(row for row in rows if int(row[0]) < first))
+        if first and (root / "run.json").is_file():  # what went wrong before
+            self._about["trouble"] = json.loads((root / "run.json").read_text("utf-8")).get("trouble", {})
         self._begun = True
         self._tell()
 
@@ -65,7 +65,11 @@ class DirectoryTracker:
             (root / round_name(step)).rename(old)
         partial.rename(root / round_name(step))
         shutil.rmtree(old, ignore_errors=True)
-        kept = [row for row in self._rows() if (int(row[0]), row[1] in numbers) != (step, True)]
+        again = (
+            numbers.keys() if step in self._done else {row[1] for row in self._rows()}
+        )  # else of an earlier training
+        self._done.add(step)
+        kept = [row for row in self._rows() if int(row[0]) != step or row[1] not in again]
         new = [[str(step), name, repr(float(value))] for name, value in numbers.items()]
         self._write("metrics.csv", _table([*kept, *new]))
 

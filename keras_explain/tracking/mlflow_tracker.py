@@ -15,7 +15,7 @@ from typing import Any
 from keras_explain.errors import ExplanationWarning, InputError, MissingExtra, Unsent
 from keras_explain.tracking.protocol import FIT, PAGE, ROOT
 from keras_explain.tracking.sending import Sender, kept_page, written
-from keras_explain.tracking.spool import FOLDER, Spool, command
+from keras_explain.tracking.spool import FOLDER, Spool
 
 _TAG_LENGTH = 5000
 _LOOKING = 10.0  # seconds that a training which goes on waits for what the run already has
@@ -68,8 +68,10 @@ class MlflowTracker:
         self._run_id = run_id
         self._spool: Spool | None = None
         self._sender: Sender | None = None
-        self._said = False
+        self._said = self._told = False  # of what fails, and of what is replaced
+        self._waited = False  # for what the run has
         self._left: tuple[set[int], str] = (set(), "")
+        self._first = 0
 
     @property
     def run_id(self) -> str | None:
@@ -84,19 +86,24 @@ class MlflowTracker:
         uri = self._uri or self._mlflow.get_tracking_uri()
         own_store = uri != self._mlflow.get_tracking_uri()
         active = None if own_store else self._mlflow.active_run()
-        run_id = self._given or (
-            active.info.run_id if active else None if own_store else os.environ.get("MLFLOW_RUN_ID")
-        )
-        goes_on = int(settings.get("initial_epoch", 0)) > 0
+        named = None if own_store else os.environ.get("MLFLOW_RUN_ID")
+        run_id = self._given or (active.info.run_id if active else named)
+        self._first = int(settings.get("initial_epoch", 0))
         address = written(uri)
-        left = Spool.left(self._root(), address, run_id) if goes_on else None
+        left = Spool.left(self._root(), address, run_id) if self._first else None
         self._spool = left or self._new(address, run_id, own_store)
-        self._spool.tell(status=None, goes_on=goes_on)
+        if run_id is None and self._first and left is None:
+            self._spool.tell(run_id=self._run_id)  # of an earlier fit with this tracker
+        self._run_id = self._spool.about["run_id"]
+        self._spool.tell(status=None, goes_on=self._first > 0)
+        if self._spool.about["interrupted"]:
+            words = f"{self._spool.about['interrupted']} It goes on with epoch {self._first + 1}."
+            self._spool.put_tags({f"keras_explain.trouble.{FIT}": _cut(words)})
         # Not as params: MLflow's image view prints every param over the pictures, and refuses to change one.
         self._spool.put_tags({f"keras_explain.{name}": _cut(str(value)) for name, value in settings.items()})
-        self._said = False
+        self._said = self._told = self._waited = False
         self._left = ({waiting.step for waiting in self._spool.waiting()}, self._spool.page())  # before it is sent
-        self._sender = Sender(self._spool, uri, goes_on)
+        self._sender = Sender(self._spool, uri, self._first > 0)
         self._sender.start()
         self._sender.wake()
         self._tell_of_others()
@@ -113,22 +120,36 @@ class MlflowTracker:
             "experiment_name": chosen.get("NAME"),
             "source": {"mlflow.source.name": sys.argv[0], "mlflow.source.type": "LOCAL", "mlflow.user": _user()},
         }
-        root = self._root()
-        for old in Spool.whole(root) if run_id is None else ():  # of a training that was given up
-            if old.about["command"] == command() and old.is_empty() and old.take():
-                old.remove()
-        return Spool.new(root, about)
+        return Spool.new(self._root(), about)
 
     def _root(self) -> Path:
-        here = self.spool.absolute().parent
-        return self.spool if os.access(here, os.W_OK) else Path(tempfile.gettempdir()) / self.spool.name
+        """The folder of all spools, or one for passing things if there is no writing here."""
+        elsewhere = Path(tempfile.gettempdir()) / self.spool.name
+        try:
+            self.spool.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return elsewhere
+        return self.spool if os.access(self.spool, os.W_OK) else elsewhere
 
     def _tell_of_others(self) -> None:
         for other in Spool.whole(self._root()):
-            if other.place != self._spool_of.place and not other.is_empty() and other.take():
+            try:
+                unsent = other.place != self._spool_of.place and (other.waiting() or other.page()) and other.take()
+            except InputError:  # gone in the meantime
+                continue
+            if unsent:
                 other.release()
                 words = f"of an earlier training {_rounds(other)} not arrived; send what is kept with: "
                 warnings.warn(f"keras_explain: {words}{_command_for(other)}", ExplanationWarning, stacklevel=4)
+
+    def _tell_of_replaced(self) -> None:
+        """Two trainings in one run."""
+        sender = self._sender
+        if sender is not None and sender.there and not self._first and not self._told:
+            self._told = True
+            words = f"{self.where} has rounds of an earlier training: those of the same epochs are replaced, and its "
+            words += "metrics show both. Give each training a run of its own, or initial_epoch to one that goes on."
+            warnings.warn(f"keras_explain: {words}", ExplanationWarning, stacklevel=3)
 
     @property
     def _spool_of(self) -> Spool:
@@ -144,13 +165,12 @@ class MlflowTracker:
         """
         self._spool_of.put(step, folder, numbers)
         self._woken()
+        self._tell_of_replaced()
         trouble = self._sender.trouble if self._sender else ""
         if trouble and not self._said:
             self._said = True
-            place = self._spool_of.place
-            raise Unsent(
-                f"MLflow does not take the rounds. They are kept in {place}, and sent when it does. {trouble}."
-            )
+            place = _shown(self._spool_of.place)
+            raise Unsent(f"MLflow does not take the rounds, which are kept in {place} until it does. {trouble}.")
         self._said = bool(trouble)
 
     def _woken(self) -> None:
@@ -160,14 +180,21 @@ class MlflowTracker:
     def steps(self) -> Collection[int]:
         """The epochs whose rounds an earlier training has left, as far as the server says so in time."""
         steps, _ = self._left
-        sender = self._sender
-        return steps | (sender.there if sender is not None and sender.looked.wait(_LOOKING) else set())
+        return steps | (self._sender.there if self._sender is not None and self._known() else set())
+
+    def _known(self) -> bool:
+        """Whether the server has said what the run has, for which a training that goes on waits once."""
+        seconds, self._waited = 0.0 if self._waited else _LOOKING, True
+        return self._sender is not None and self._sender.looked.wait(seconds) and self._sender.knows
 
     def report(self) -> str:
         """The page that was on its way, or among the run's artifacts as in a run that is resumed by its id."""
-        sender = self._sender
         _, page = self._left
-        return page or (sender.page if sender is not None and sender.looked.wait(_LOOKING) else "")
+        if page or self._sender is None:
+            return page
+        if not self._known():  # what the run has is joined when it can be reached
+            self._spool_of.tell(join_before=self._first)
+        return self._sender.page
 
     def log_report(self, page: str) -> None:
         """Log the page among the run's artifacts, where MLflow shows it."""
@@ -178,7 +205,7 @@ class MlflowTracker:
         """Tag the run; of one that was started here a training that has not ended as it should is a failure."""
         self._spool_of.put_tags({f"keras_explain.trouble.{what}": _cut(words)})
         if what == FIT and self._spool_of.about["ours"]:
-            self._spool_of.tell(status="FAILED")
+            self._spool_of.tell(status="FAILED", interrupted=words)
         self._woken()
 
     def finish(self) -> None:
@@ -193,12 +220,13 @@ class MlflowTracker:
         about = spool.about
         if about["ours"] and about["status"] is None:
             spool.tell(status="FINISHED")
+        self._tell_of_replaced()
         sender.close()
         sender.join(self.patience)
         late, trouble = sender.is_alive(), sender.trouble
         if not late and not trouble:
             return
-        reason = trouble or f"it has taken more than {self.patience:g} s"
+        reason = trouble or f"{spool.about['tracking_uri']} has not answered in patience={self.patience:g} s"
         raise Unsent(f"{_rounds(spool)} not arrived in MLflow: {reason}. Send what is kept with: {_command_for(spool)}")
 
     def link(self, model_id: str) -> None:
@@ -232,7 +260,11 @@ def _rounds(spool: Spool) -> str:
 
 
 def _command_for(spool: Spool) -> str:
-    return shlex.join(["keras-explain", "sync", str(spool.place)])
+    return shlex.join(["keras-explain", "sync", _shown(spool.place)])
+
+
+def _shown(place: Path) -> str:
+    return str(place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place)
 
 
 def _user() -> str:
@@ -243,4 +275,4 @@ def _user() -> str:
 
 
 def _cut(text: str) -> str:
-    return text[:_TAG_LENGTH]
+    return text.encode("utf-8", "backslashreplace").decode()[:_TAG_LENGTH]

@@ -40,7 +40,7 @@ class Sender(threading.Thread):
         self.trouble = ""  # why the last try failed
         self.there: set[int] = set()  # epochs, as the run had them at the beginning
         self.page = ""  # likewise
-        self.looked = threading.Event()
+        self.looked, self.knows = threading.Event(), False  # whether it was tried, and whether it was answered
         self.run_id: str | None = spool.about["run_id"]
         self._goes_on = goes_on
         self._wake = threading.Event()
@@ -66,6 +66,7 @@ class Sender(threading.Thread):
                 self._try()
             except Exception as error:  # whatever it is, the spool keeps what has not arrived
                 self.trouble = reason(error)
+                self.looked.set()  # in vain: nobody shall wait for it
                 pause = min(_LONGEST_PAUSE, 2 * pause if pause else _FIRST_PAUSE)
             else:
                 self.trouble, pause = "", None
@@ -81,11 +82,15 @@ class Sender(threading.Thread):
 
         check_reachable(self.uri)
         client = mlflow.MlflowClient(self.uri)
-        self.run_id = run_of(self.spool, client)
-        if self._goes_on and not self.looked.is_set():
-            self.there, self.page = kept_steps(client, self.run_id), kept_page(client, self.run_id)
+        known = self.spool.about["run_id"]
+        if known and not self.knows:
+            self.there = kept_steps(client, known)
+            self.page = kept_page(client, known) if self._goes_on else ""
+        self.knows = True
         self.looked.set()
-        send(self.spool, client)
+        if known or self.spool.waiting() or self.spool.page():  # no run is made for nothing
+            self.run_id = run_of(self.spool, client)
+            send(self.spool, client)
 
     def _leave(self) -> None:
         if self.trouble or goes_on_later(self.spool):
@@ -133,20 +138,34 @@ def send(spool: Spool, client: Any) -> str:
     run_id = run_of(spool, client)
     info = client.get_run(run_id).info
     if info.lifecycle_stage != "active":
-        raise Unsent(f"the run {run_id} has been deleted; bring it back with: mlflow runs restore --run-id {run_id}")
+        raise Unsent(f"The run {run_id} has been deleted; bring it back with: mlflow runs restore --run-id {run_id}")
     about = spool.about
     if about["tags"]:
         _tag(client, run_id, about["tags"])
         spool.remove_tags(about["tags"])
+    refused: Exception | None = None
     for waiting in spool.waiting():
-        _send_round(client, run_id, info.start_time, waiting, about["goes_on"])
-        waiting.remove()
+        try:
+            _send_round(client, run_id, info.start_time, waiting, about["goes_on"])
+        except Exception as error:
+            if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
+                raise
+            refused = error  # one round that MLflow never takes shall not hold up the others
+        else:
+            waiting.remove()
     page = spool.page_to_send()
     if page is not None:
-        client.log_text(run_id, page.read_text("utf-8"), PAGE)
+        text = page.read_text("utf-8")
+        if about["join_before"]:  # it was made when nobody could say what the run has
+            from keras_explain.report import joined
+
+            text = joined(text, kept_page(client, run_id), about["join_before"])
+        client.log_text(run_id, text, PAGE)
         page.unlink()
     if about["status"] not in (None, info.status):
         client.set_terminated(run_id, about["status"])
+    if refused is not None:
+        raise refused
     return run_id
 
 
@@ -171,13 +190,14 @@ def sync(spool: Spool, uri: str | None = None, run_id: str | None = None) -> tup
     if not spool.take():
         raise Unsent("a training, or another sync, is still sending it")
     try:
-        about = spool.about
-        if run_id is not None:
-            spool.tell(run_id=run_id, ours=False, status=None, goes_on=True)
-        uri = uri or _with_secrets(about["tracking_uri"], mlflow.get_tracking_uri())
+        uri = uri or _with_secrets(spool.about["tracking_uri"], mlflow.get_tracking_uri())
         count = len(spool.waiting())
         check_reachable(uri)
-        run = send(spool, mlflow.MlflowClient(uri))
+        client = mlflow.MlflowClient(uri)
+        if run_id is not None:
+            client.get_run(run_id)  # whether there is one
+            spool.tell(run_id=run_id, ours=False, status=None, goes_on=True)
+        run = send(spool, client)
         if not goes_on_later(spool):
             spool.remove()
     finally:

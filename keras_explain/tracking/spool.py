@@ -28,8 +28,9 @@ FOLDER = "explanations-spool"
 _ABOUT = "run.json"
 _PAGE = "report.html"
 _SENDING = "report.sending.html"
+_REMEMBERED = 30 * 24 * 3600.0  # seconds
 _KNOWN = {"tracking_uri", "run_id", "ours", "experiment_id", "experiment_name", "source", "command"}
-_KNOWN |= {"status", "asked", "goes_on", "tags"}
+_KNOWN |= {"status", "asked", "goes_on", "join_before", "interrupted", "tags"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Waiting:
     def remove(self) -> None:
         """Take it out; it has arrived."""
         gone = self.place.with_name(f".{self.place.name}.sent")  # no longer whole from here on
+        shutil.rmtree(gone, ignore_errors=True)  # what a process has left that died while it removed it
         self.place.rename(gone)
         shutil.rmtree(gone)
 
@@ -72,7 +74,7 @@ class Spool:
     def __init__(self, place: Path):
         from filelock import FileLock
 
-        self.place = place
+        self.place = place.absolute()
         self._lock = FileLock(str(place / "lock"), thread_local=False)
         self._writing = threading.Lock()
 
@@ -85,12 +87,13 @@ class Spool:
             about: where rounds belong: `tracking_uri`, `run_id` or None, `experiment_id` or None, and `ours`, whether
                 the run is to be ended with the training.
         """
-        for gone in root.glob(".*.sent"):  # of a process that died while it removed it
-            shutil.rmtree(gone, ignore_errors=True)
+        for gone in [*root.glob(".*.sent"), *(spool.place for spool in cls.whole(root) if spool.is_forgotten())]:
+            shutil.rmtree(gone, ignore_errors=True)  # of a process that died, which no training will go on from
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
         partial = root / f".{name}.partial"
         partial.mkdir(parents=True)
-        unset: dict[str, Any] = {"status": None, "asked": False, "goes_on": False, "tags": {}}
+        unset: dict[str, Any] = {"status": None, "asked": False, "goes_on": False, "join_before": 0}
+        unset |= {"interrupted": "", "tags": {}}
         (partial / _ABOUT).write_text(json.dumps({"command": command(), **unset, **about}, indent=1), "utf-8")
         partial.rename(root / name)
         spool = cls(root / name)
@@ -227,6 +230,14 @@ class Spool:
                 raise InputError(f"{place / 'numbers.json'} cannot be read: {error}") from None
         return found
 
+    def is_forgotten(self) -> bool:
+        """Whether it only waits for its training to go on, and has for a long time."""
+        age = time.time() - (self.place / _ABOUT).stat().st_mtime
+        if age < _REMEMBERED or not self.is_empty() or not self.take():
+            return False
+        self.release()
+        return True
+
     def is_empty(self) -> bool:
         """Whether nothing waits, neither rounds nor a page nor tags."""
         return not self.waiting() and not self.page() and not self.about["tags"]
@@ -240,8 +251,10 @@ class Spool:
     def page(self) -> str:
         """The page that waits, "" if there is none."""
         for name in (_PAGE, _SENDING):
-            if (self.place / name).is_file():
+            try:
                 return (self.place / name).read_text("utf-8")
+            except FileNotFoundError:  # there is none, or it has just been sent
+                continue
         return ""
 
     def page_to_send(self) -> Path | None:
