@@ -140,7 +140,7 @@ def test_each_kind_of_trouble_of_a_method_is_said(tmp_path):
         "worse failed, the rest of the round is done. RuntimeError: now it fails",
         "worse: another thing",
     ]
-    assert list(trouble) == ["worse", "worse 2", "worse 3"]
+    assert [what for what in trouble if what != "classes"] == ["worse", "worse 2", "worse 3"]
 
 
 def test_warnings_of_others_go_their_usual_way():

@@ -42,11 +42,12 @@ class Report:
     """
 
     def __init__(self, title: str, rounds: int = 1):
-        self._rounds = max(1, rounds)
+        self._expected = max(1, rounds)
+        self._rounds: dict[str, str] = {}  # JSON, without the curves
+        self._histories: dict[str, dict[str, Any]] = {}
         self._data: dict[str, Any] = {
             "title": title,
             "images": {},
-            "rounds": {},
             "chance": CHANCE,
             "agreement": {},
             "notes": [],
@@ -69,11 +70,20 @@ class Report:
             samples, attributions, settings: as `kx.load_round` gives them.
             names: titles of the attributions; those of `keras_explain.words.titles` if there are none.
         """
-        maps = self._rounds * sum(map(len, attributions))
+        maps = self._expected * sum(map(len, attributions))
         room = min(_MOST_PER_MAP, _ROOM // max(1, maps))
         self._data["images"] |= pictures_of(samples)
-        self._data["rounds"][name] = round_of(name, samples, attributions, settings, room, names)
+        self._keep(name, round_of(name, samples, attributions, settings, room, names))
         self.tell(settings.get("trouble", {}))
+
+    def _keep(self, name: str, found: dict[str, Any]) -> None:
+        """Keep a round as text, which takes less memory, and its curves, which grow with the rounds, only once."""
+        history = found.pop("history")
+        for earlier, known in self._histories.items():
+            if _is_part(known, history):
+                self._histories[earlier] = {"epochs": [], "curves": {}}
+        self._histories[name] = history
+        self._rounds[name] = _as_json(found)
 
     def tell(self, trouble: Mapping[str, str]) -> None:
         """Say what went wrong in the training, beside every round.
@@ -105,30 +115,61 @@ class Report:
             earlier = json.loads(found[1]) if found else {}
             images = dict(earlier["images"])
             rounds = {name: round for name, round in earlier["rounds"].items() if round["epoch"] < before}
+            if not all(_fits(round["history"]) for round in rounds.values()):
+                return
             trouble = dict(earlier.get("trouble", {}))
         except (ValueError, KeyError, TypeError, AttributeError):
             return
         self._data["images"] = images | self._data["images"]
-        self._data["rounds"] = rounds | self._data["rounds"]
+        for name in rounds.keys() - self._rounds.keys():
+            self._keep(name, rounds[name])
         self._data["trouble"] = trouble | self._data["trouble"]
 
     def __contains__(self, name: str) -> bool:
         """Whether it has the round of a name."""
-        return name in self._data["rounds"]
+        return name in self._rounds
 
     def page(self) -> str:
         """The HTML, rounds in the order of their names."""
         try:
             from jinja2 import Environment
+            from markupsafe import Markup
         except ImportError as error:
             raise MissingExtra("Reports need jinja2: pip install jinja2") from error
         parts = {name: path.read_text("utf-8") for name, path in _PARTS.items()}
         environment = Environment(autoescape=True)
-        environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
         template = environment.from_string(parts["html"])
-        order = sorted(self._data["rounds"], key=lambda name: (len(name), name))
-        data = {**self._data, "rounds": {name: self._data["rounds"][name] for name in order}}
+        order = sorted(self._rounds, key=lambda name: (len(name), name))
+        rounds = (
+            f'{_as_json(name)}:{self._rounds[name][:-1]},"history":{_as_json(self._histories[name])}}}'
+            for name in order
+        )
+        data = Markup(f'{_as_json(self._data)[:-1]},"rounds":{{{",".join(rounds)}}}}}')
         return template.render(data=data, title=self._data["title"], style=parts["css"], script=parts["js"])
+
+
+def _as_json(value: Any) -> str:
+    """JSON in which nothing means anything to HTML."""
+    text = json.dumps(value, separators=(",", ":"))
+    for sign in "<>&'":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _fits(history: Mapping[str, Any]) -> bool:
+    """Whether it is made of lists by measure and method; raises what a thing of another kind does."""
+    lines = [line for lines in history["curves"].values() for line in lines.values()]
+    return all(isinstance(line, list) for line in [history["epochs"], *lines])
+
+
+def _is_part(history: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
+    """Whether curves are those of another history, up to some epoch."""
+    count = len(history["epochs"])
+    return history["epochs"] == whole["epochs"][:count] and all(
+        whole["curves"].get(name, {}).get(method, [])[:count] == line
+        for name, lines in history["curves"].items()
+        for method, line in lines.items()
+    )
 
 
 def joined(page: str, earlier: str, before: int) -> str:
@@ -143,7 +184,10 @@ def joined(page: str, earlier: str, before: int) -> str:
     if found is None:
         return page
     report = Report("")
-    report._data |= json.loads(found[1])
+    known = json.loads(found[1])
+    for name, shown in known.pop("rounds").items():
+        report._keep(name, shown)
+    report._data |= known
     report.take_over(earlier, before)
     return report.page()
 
