@@ -58,6 +58,7 @@ class KerasExplainEvaluator(ModelEvaluator):
 
         Raises:
             InputError: no Keras model, data without labels, an option that is not known.
+            Unsent: the tracking server does not take the result, which is kept where the error says.
         """
         config = dict(evaluator_config)
         known = {"methods", "seed", "preprocessing", *_SELECTING, *_EXPLAINING, *_PREPARING}
@@ -88,6 +89,7 @@ class KerasExplainEvaluator(ModelEvaluator):
             tracker.log_round(0, Path(folder) / "round", numbers)
             page = (Path(folder) / "report.html").read_text("utf-8")
             tracker.log_report(page)
+            tracker.finish()
             artifact = TextEvaluationArtifact(f"runs:/{run_id}/{PAGE}", page)
         return EvaluationResult(metrics=numbers, artifacts={"keras_explain_report": artifact}, run_id=run_id)
 
