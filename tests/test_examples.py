@@ -101,6 +101,7 @@ def tiles(n, seed):
     return np.rint(255 * images[..., 0]).astype("uint8"), labels, names
 
 
+@pytest.mark.slow
 def test_train_and_report_on_files_as_ddsm_has_them(tmp_path):
     """Model 2: benign and malignant, calcification and mass; malignant calcification is output 2 of 4."""
     pictures, labels, names = tiles(40, 0)

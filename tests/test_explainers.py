@@ -344,7 +344,7 @@ def test_lime_takes_grey_images_and_makes_superpixels():
     ],
     ids=lambda value: str(value)[:40],
 )
-@pytest.mark.filterwarnings("ignore:LIME. the surrogate")
+@pytest.mark.filterwarnings("ignore:LIME. the surrogate", "ignore:LIME. image")
 def test_every_option_changes_a_number_and_the_same_seed_gives_the_same_bits(explainer, option):
     scorer = kx.Scorer(small_cnn(size=16))
     images = np.random.default_rng(2).random((2, 16, 16, 1), "float32")

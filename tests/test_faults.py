@@ -100,7 +100,6 @@ def sync(*arguments):
         [sys.executable, "-c", "from keras_explain.cli import main; main()", "sync", *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "KERAS_BACKEND": "numpy"},
     )
     return done
 
@@ -175,6 +174,7 @@ def test_a_server_that_is_killed_and_comes_back_gets_everything(own_server, tmp_
     assert not Path("explanations-spool").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_from_the_beginning(own_server, tmp_path, table):
     tracker = kx.MlflowTracker(tracking_uri=own_server.address)
     with told("5 rounds have not arrived in MLflow.*cannot be reached") as said:

@@ -197,6 +197,7 @@ def test_a_metric_that_hangs(tmp_path):
     assert "border_share" in maps[0].measures
 
 
+@pytest.mark.slow
 @tensorflow_only
 def test_memory_that_runs_out(tmp_path, request):
     from tests.faulty_layer import RUNS_OUT, Failing, Faulty, memory_runs_out_at_once
