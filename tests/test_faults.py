@@ -210,33 +210,30 @@ def test_a_server_that_is_down_from_the_beginning(own_server, tmp_path, table):
     assert "holds nothing to send" in done.stdout
 
 
+def spoiled(table, fault, own, spoil, mend, into):
+    """A training from whose third epoch on the server cannot store artifacts, until that is mended; then `sync`."""
+    own.start()
+    tracker = kx.MlflowTracker(tracking_uri=own.address, patience=5.0)
+    watched = explain(tracker)
+    with told("not arrived in MLflow.*Send what is kept"):
+        history = fit(at(2, lambda: arrived(watched) or spoil()), watched)
+    assert sync().returncode == 1
+    mend()
+    done = sync()
+    assert done.returncode == 0, done.stderr
+    client = mlflow.MlflowClient(own.address)
+    settle(table, fault, as_if_nothing_were(history), client, tracker.run_id, into, stored=" by sync")
+
+
 @pytest.mark.slow
 def test_an_artifact_disk_that_is_full(tmp_path, table):
     disk = tmp_path / "disk"
     disk.mkdir()
-    with small_disk(disk, 100_000) as resize:
+    filler = disk / "filler"
+    with small_disk(disk, 100_000):
         own = Server(tmp_path, disk)
-        own.start()
-        filler = disk / "filler"
         try:
-            tracker = kx.MlflowTracker(tracking_uri=own.address, patience=5.0)
-            with told("not arrived in MLflow.*Send what is kept"):
-                history = fit(at(2, lambda: arrived(watched) or _fill(filler)), watched := explain(tracker))
-            assert sync().returncode == 1
-            filler.unlink()
-            resize(200_000)
-            done = sync()
-            assert done.returncode == 0, done.stderr
-            client = mlflow.MlflowClient(own.address)
-            settle(
-                table,
-                "artifact disk full",
-                as_if_nothing_were(history),
-                client,
-                tracker.run_id,
-                tmp_path,
-                stored=" by sync",
-            )
+            spoiled(table, "artifact disk full", own, lambda: _fill(filler), filler.unlink, tmp_path)
         finally:
             own.kill()
 
@@ -252,45 +249,23 @@ def _fill(path):
 
 
 @pytest.mark.slow
-def test_artifacts_that_may_not_be_written(tmp_path, table):
-    store = tmp_path / "store"
+def test_artifacts_that_may_not_be_written(own_server, tmp_path, table):
+    store = own_server.store
     store.mkdir()
-    own = Server(tmp_path, store)
-    own.start()
-    try:
-        tracker = kx.MlflowTracker(tracking_uri=own.address, patience=5.0)
-        with told("not arrived in MLflow"):
-            history = fit(at(2, lambda: arrived(watched) or _forbid(store)), watched := explain(tracker))
-        assert sync().returncode == 1
+
+    def allow(mode):
         for path in [store, *store.rglob("*")]:
-            path.chmod(0o777)
-        done = sync()
-        assert done.returncode == 0, done.stderr
-        client = mlflow.MlflowClient(own.address)
-        settle(
-            table,
-            "artifacts may not be written",
-            as_if_nothing_were(history),
-            client,
-            tracker.run_id,
-            tmp_path,
-            stored=" by sync",
-        )
-    finally:
-        own.kill()
+            path.chmod(mode if path.is_dir() else 0o644)
 
-
-def _forbid(store):
-    for path in [store, *store.rglob("*")]:
-        if path.is_dir():
-            path.chmod(0o555)
+    fault = "artifacts may not be written"
+    spoiled(table, fault, own_server, lambda: allow(0o555), lambda: allow(0o755), tmp_path)
 
 
 @pytest.mark.slow
 def test_a_run_that_somebody_deletes_or_ends(server, tmp_path, table):
     tracker = kx.MlflowTracker(patience=5.0)
     with pytest.warns(
-        kx.ExplanationWarning, match="the run .* has been deleted; bring it back with: mlflow runs restore"
+        kx.ExplanationWarning, match="The run .* has been deleted; bring it back with: mlflow runs restore"
     ):
         history = fit(at(2, lambda: arrived(watched) or server.delete_run(tracker.run_id)), watched := explain(tracker))
     assert sync().returncode == 1

@@ -320,10 +320,13 @@ def test_a_training_that_goes_on_with_its_tracker_stays_in_its_run(server):
 
 
 def test_two_trainings_in_one_run_are_warned_of(server):
-    with mlflow.start_run():
+    with mlflow.start_run() as run:
         fit([explain()], epochs=1)
-        with pytest.warns(kx.ExplanationWarning, match="has rounds of an earlier training: those of the same epochs"):
+        with pytest.warns(kx.ExplanationWarning, match="has rounds of an earlier training") as said:
             fit([explain()], epochs=1)
+    assert [f"MLflow run {run.info.run_id} has rounds" in str(one.message) for one in said].count(True) == 1
+    history = server.get_metric_history(run.info.run_id, "val_explain_classes_without_image")
+    assert [point.step for point in history] == [0, 0]  # as the warning says
 
 
 def test_what_one_training_needs_another_does_not_take_away(server, monkeypatch):
