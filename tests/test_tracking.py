@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,10 +13,11 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 import keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
-from keras_explain.tracking.sending import sync
+from keras_explain.tracking.sending import send, sync
 from keras_explain.tracking.spool import Spool
 from tests.conftest import small_cnn
 from tests.faults import Server
@@ -442,3 +444,39 @@ def test_what_a_process_leaves_that_dies_while_it_clears_up_is_no_obstacle(serve
         sync(spool, run_id="0" * 32)
     assert sync(spool) == (1, run_id)  # and not that run, which does not exist
     assert not (tmp_path / "spool").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*filesystem tracking backend:FutureWarning")
+@pytest.mark.parametrize("store", ["sqlite", "file"])
+def test_a_round_that_is_sent_twice_is_there_once(store, tmp_path, monkeypatch):
+    """As by a process that dies after MLflow has taken the numbers; SQL refuses the same number, a file does not."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = f"sqlite:///{tmp_path}/mlflow.db" if store == "sqlite" else f"file://{tmp_path}/mlruns"
+    client = MlflowClient(uri)
+    run_id = client.create_run("0").info.run_id
+    about = {"tracking_uri": uri, "run_id": run_id, "ours": False, "source": {}}
+    spool = Spool.new(tmp_path / "spool", {**about, "experiment_id": None, "experiment_name": None})
+    place = tmp_path / "round"
+    place.mkdir()
+    Image.new("L", (300, 200)).save(place / "0-normal.png")
+    spool.put(3, place, {"a": 1.0})
+    (waiting,) = spool.waiting()
+    waiting.begin()
+    shutil.copytree(waiting.place, tmp_path / "kept")
+    for again in (False, True):
+        if again:
+            shutil.copytree(tmp_path / "kept", waiting.place)
+        send(spool, client)
+        assert spool.waiting() == []
+        assert [point.value for point in client.get_metric_history(run_id, "a")] == [1.0]
+        shown = [file.path for file in client.list_artifacts(run_id, "images")]
+        assert len(shown) == 2  # the picture and its thumbnail
+        assert all("+step+3+" in name for name in shown)
+    spool.tell(goes_on=True)
+    spool.put(3, place, {"a": 2.0, "b": 5.0})  # the epoch is done again, later
+    send(spool, client)
+    assert [point.value for point in client.get_metric_history(run_id, "a")] == [1.0]
+    assert [point.value for point in client.get_metric_history(run_id, "b")] == [5.0]
+    assert len(client.list_artifacts(run_id, "images")) == 2
+    spool.release()
