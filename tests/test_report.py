@@ -778,3 +778,21 @@ def test_the_print_is_light_and_whole(browser, tmp_path):
     assert not page.locator("#settings").is_visible()
     pdf = page.pdf(prefer_css_page_size=True)
     assert b"/MediaBox [0 0 841" in pdf or b"/MediaBox [0 0 842" in pdf  # A4, lying
+
+
+def test_trouble_of_the_training_stands_apart_from_that_of_the_round(browser, tmp_path):
+    report = Report("trouble")
+    report.tell({"the round": "epoch 1: the <b>round</b> failed"})
+    for rounds in (0, 1):
+        if rounds:
+            report.add("epoch_0000", samples_of(), [], {"failures": {"mine": "ValueError: no"}, "epoch": 0})
+        (tmp_path / "page.html").write_text(report.page(), "utf-8")
+        page = browser.new_page()
+        page.goto(f"file://{tmp_path}/page.html")
+        page.locator("body[data-ready=yes]").wait_for()
+        said = page.locator("#grid .warnings")
+        assert said.locator("b").count() == 0  # what comes from outside is text
+        lines = said.locator("li").all_inner_texts()
+        assert lines == [*["mine failed: ValueError: no"][:rounds], "epoch 1: the <b>round</b> failed"]
+        assert said.locator("strong").last.inner_text() == "In the whole training, each kind of trouble once:"
+        page.close()

@@ -317,7 +317,8 @@ function gridRow(round, row) {
   return el("tr", { className: "sample" }, head, ...columns);
 }
 function troubles() {
-  return Object.values(data.trouble).map((words) => el("li", {}, words));
+  const lines = Object.values(data.trouble).map((words) => el("li", {}, words));
+  return lines.length ? [el("strong", {}, "In the whole training, each kind of trouble once:"), el("ul", {}, ...lines)] : [];
 }
 function warningsOf(round) {
   const grouped = new Map();
@@ -336,13 +337,13 @@ function warningsOf(round) {
   const checks = round.rows.flatMap((row) => row.maps).flatMap((map) => map.verdicts);
   const failed = checks.filter(([, good]) => !good).length;
   const head = checks.length ? `${failed} of ${checks.length} checks speak against a map${failed ? ":" : "."}` : "No check was made of these maps.";
-  said.push(...troubles(), ...(data.notes ?? []).map((note) => el("li", {}, note)));
-  const clean = checks.length && !said.length;
-  return el("div", { className: clean ? "warnings none" : "warnings", role: "note" }, el("strong", {}, clean ? `✓ ${head}` : head), el("ul", {}, ...said));
+  said.push(...(data.notes ?? []).map((note) => el("li", {}, note)));
+  const clean = checks.length && !said.length && !troubles().length;
+  return el("div", { className: clean ? "warnings none" : "warnings", role: "note" }, el("strong", {}, clean ? `✓ ${head}` : head), el("ul", {}, ...said), ...troubles());
 }
 function showRound() {
   const round = rounds[state.round], grid = of("grid");
-  if (!round) { grid.replaceChildren(el("p", {}, "There is no round yet."), el("ul", { className: "warnings" }, ...troubles())); return; }
+  if (!round) { grid.replaceChildren(el("p", {}, "There is no round yet."), el("div", { className: "warnings", role: "note" }, ...troubles())); return; }
   const held = grid.contains(document.activeElement) ? [...grid.querySelectorAll("button, input, select, .scroll")].indexOf(document.activeElement) : -1;
   forget(grid);
   const columns = round.methods.map((method) => el("th", { scope: "col" }, method.title));
