@@ -46,6 +46,7 @@ def test_demo_in_small(tmp_path):
     assert sorted(folder.name for folder in folders) == ["epoch_0000", "epoch_0001"]
 
 
+@pytest.mark.slow
 def test_a_shortcut_is_exposed_while_accuracy_is_perfect(tmp_path):
     output = run([ROOT / "examples" / "shortcut.py"], tmp_path)
     honest, marked = output.split("with marker: validation accuracy ")

@@ -292,6 +292,7 @@ from keras_explain.engine import noted
 x, y = np.random.default_rng(0).random((24, 8, 8, 1), "float32"), np.arange(24) % 3
 model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")])
 model.compile("sgd", "sparse_categorical_crossentropy")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a suite in the background of a shell takes away
 explain = ExplanationCallback((x, y), ["vanilla"], frequency=1, metrics=[], tracker=kx.MlflowTracker())
 key = keras.callbacks.LambdaCallback(
     on_train_batch_end=lambda batch, logs: os.kill(os.getpid(), signal.SIGINT) if explain._last == 1 else None
