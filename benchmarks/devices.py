@@ -129,6 +129,16 @@ def jobs(scorer, images, background, samples):
     )
 
 
+def halved(model, images, too_many):
+    """Chunks that do not fit into memory: the images at once that remained, and whether the maps are those of few."""
+    scorer = kx.Scorer(model, batch_size=too_many)
+    many = np.repeat(images, -(-too_many // len(images)), axis=0)[:too_many]
+    found, few = kx.explain(scorer, many, targets=0), kx.explain(kx.Scorer(model, batch_size=8), images, targets=0)
+    largest = np.abs(few.values).max()
+    difference = np.abs(found.values - np.repeat(few.values, -(-too_many // len(images)), axis=0)[:too_many]).max()
+    return scorer.batch_size, difference / largest
+
+
 def compare(path, scorer, images, background):
     """The largest difference from the maps of a file, as a share of each map's largest value; or write the file."""
     methods = {"vanilla": "vanilla", "integrated_gradients": kx.IntegratedGradients(64)}
@@ -150,6 +160,8 @@ def main():
     parser.add_argument("--batch", type=int, help="images at once; by default as the package chooses")
     parser.add_argument("--maps", type=Path, help="compare maps with those in this file; write it if there is none")
     parser.add_argument("--only-maps", action="store_true")
+    parser.add_argument("--precision", help="mixed_bfloat16; by default the model's own")
+    parser.add_argument("--too-many", type=int, help="images at once that memory does not hold, which are halved")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     shape = (options.size, options.size, 3)
@@ -158,9 +170,10 @@ def main():
     for kernel in (variable for variable in model.trainable_variables if len(variable.shape) > 1):
         kernel.assign(random.normal(0, 1.4 / np.sqrt(np.prod(kernel.shape[:-1])), kernel.shape))
     images, background = (random.random((n, *shape), "float32") for n in (options.images, options.background))
-    scorer = kx.Scorer(model, batch_size=options.batch)
+    scorer = kx.Scorer(model, batch_size=options.batch, precision=options.precision)
     differences = compare(options.maps, scorer, images, background) if options.maps else {}
     if options.only_maps:
+        print(differences)
         return
     batch = options.batch or 16
     forward, gradient = raw_passes(model, np.repeat(images, batch, axis=0)[:batch])
@@ -184,7 +197,15 @@ def main():
     if differences:
         words = ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items())
         lines += ["", f"Largest difference from the maps of `{options.maps.name}`, as a share of the largest: {words}."]
-    record(f"Devices, {NAMES[keras.backend.backend()]} on {device_name()}", lines, device_name())
+    if options.too_many:
+        left, difference = halved(model, images, options.too_many)
+        lines += [
+            "",
+            f"Asked for {options.too_many} images at once, gradients came {left} at a time after memory had run out;",
+        ]
+        lines[-1] += f" their maps differ from those of 8 at a time by {difference:.1e} of the largest."
+    within = f" in {options.precision}" if options.precision else ""
+    record(f"Devices, {NAMES[keras.backend.backend()]} on {device_name()}{within}", lines, device_name())
 
 
 if __name__ == "__main__":
