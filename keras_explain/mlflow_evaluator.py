@@ -87,10 +87,10 @@ class KerasExplainEvaluator(ModelEvaluator):
             tracker = MlflowTracker(run_id, mlflow.get_tracking_uri())
             tracker.start({})
             tracker.log_round(0, Path(folder) / "round", numbers)
-            page = (Path(folder) / "report.html").read_text("utf-8")
+            page = Path(folder) / "report.html"
             tracker.log_report(page)
             tracker.finish()
-            artifact = TextEvaluationArtifact(f"runs:/{run_id}/{PAGE}", page)
+            artifact = TextEvaluationArtifact(f"runs:/{run_id}/{PAGE}", page.read_text("utf-8"))
         return EvaluationResult(metrics=numbers, artifacts={"keras_explain_report": artifact}, run_id=run_id)
 
 

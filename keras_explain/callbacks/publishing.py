@@ -18,8 +18,8 @@ from typing import Any
 
 from keras_explain.engine import History, Round, finite, plain_name, versions, write_round
 from keras_explain.errors import ExplainError, ExplanationWarning, Unsent
-from keras_explain.report import Report
-from keras_explain.tracking import FIT, KeepsHistory, Tracker, round_name
+from keras_explain.report import Report, write_page
+from keras_explain.tracking import FIT, PAGE, KeepsHistory, Tracker, round_name
 
 
 # Keras tells nobody that a fit was interrupted: the next fit, or the end of the process, finds what is still open.
@@ -119,7 +119,8 @@ class Publisher:
             return
         self._join(self.tracker)
         self._report.tell(trouble)
-        self.tracker.log_report(self._report.page())
+        with tempfile.TemporaryDirectory() as folder:
+            self.tracker.log_report(write_page(self._report, Path(folder) / Path(PAGE).name))
         self._shown = dict(trouble)
 
     def settle(self) -> tuple[float, float] | None:

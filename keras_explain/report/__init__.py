@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,21 +131,26 @@ class Report:
 
     def page(self) -> str:
         """The HTML, rounds in the order of their names."""
+        return "".join(self.pieces())
+
+    def pieces(self) -> Iterator[str]:
+        """The HTML a round at a time, so that the page of a long training is nowhere held whole."""
         try:
             from jinja2 import Environment
-            from markupsafe import Markup
         except ImportError as error:
             raise MissingExtra("Reports need jinja2: pip install jinja2") from error
         parts = {name: path.read_text("utf-8") for name, path in _PARTS.items()}
         environment = Environment(autoescape=True)
         template = environment.from_string(parts["html"])
-        order = sorted(self._rounds, key=lambda name: (len(name), name))
-        rounds = (
-            f'{_as_json(name)}:{self._rounds[name][:-1]},"history":{_as_json(self._histories[name])}}}'
-            for name in order
-        )
-        data = Markup(f'{_as_json(self._data)[:-1]},"rounds":{{{",".join(rounds)}}}}}')
-        return template.render(data=data, title=self._data["title"], style=parts["css"], script=parts["js"])
+        data, title = self._json(), self._data["title"]
+        yield from template.generate(data=data, title=title, style=parts["css"], script=parts["js"])
+
+    def _json(self) -> Iterator[str]:
+        yield f'{_as_json(self._data)[:-1]},"rounds":{{'
+        for i, name in enumerate(sorted(self._rounds, key=lambda name: (len(name), name))):
+            yield f"{',' if i else ''}{_as_json(name)}:{self._rounds[name][:-1]}"
+            yield f',"history":{_as_json(self._histories[name])}}}'
+        yield "}}"
 
 
 def _as_json(value: Any) -> str:
@@ -248,6 +253,7 @@ def write_page(report: Report, file: str | Path) -> Path:
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(report.page(), "utf-8")
+    with partial.open("w", encoding="utf-8") as out:
+        out.writelines(report.pieces())
     partial.replace(file)
     return file

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,11 @@ class DirectoryTracker:
         self._write("run.json", json.dumps(self._about, indent=1, default=str))
 
     def _write(self, name: str, text: str) -> None:
+        self._replace(name, lambda partial: partial.write_text(text, "utf-8"))
+
+    def _replace(self, name: str, fill: Callable[[Path], object]) -> None:
         partial = self.folder / ROOT / f".{name}.partial"
-        partial.write_text(text, "utf-8")
+        fill(partial)
         partial.replace(self.folder / ROOT / name)
 
     def steps(self) -> Collection[int]:
@@ -98,10 +101,10 @@ class DirectoryTracker:
         file = self.folder / PAGE
         return file.read_text("utf-8") if file.is_file() else ""
 
-    def log_report(self, page: str) -> None:
-        """Write the page, in the place of an earlier one when it is whole."""
+    def log_report(self, file: Path) -> None:
+        """Copy the page, in the place of an earlier one when it is whole."""
         self._begin()
-        self._write(Path(PAGE).name, page)
+        self._replace(Path(PAGE).name, lambda partial: shutil.copyfile(file, partial))
 
     def log_trouble(self, what: str, words: str) -> None:
         """Write it into `run.json`."""

@@ -134,7 +134,7 @@ class MlflowTracker:
     def _tell_of_others(self) -> None:
         for other in Spool.whole(self._root()):
             try:
-                unsent = other.place != self._spool_of.place and (other.waiting() or other.page()) and other.take()
+                unsent = other.place != self._spool_of.place and (other.waiting() or other.has_page()) and other.take()
             except InputError:  # gone in the meantime
                 continue
             if unsent:
@@ -196,9 +196,9 @@ class MlflowTracker:
             self._spool_of.tell(join_before=self._first)
         return self._sender.page
 
-    def log_report(self, page: str) -> None:
+    def log_report(self, file: Path) -> None:
         """Log the page among the run's artifacts, where MLflow shows it."""
-        self._spool_of.put_page(page)
+        self._spool_of.put_page(file)
         self._woken()
 
     def log_trouble(self, what: str, words: str) -> None:

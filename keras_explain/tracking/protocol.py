@@ -54,8 +54,8 @@ class KeepsHistory(Protocol):
     def report(self) -> str:
         """The page that an earlier training has left, "" if there is none."""
 
-    def log_report(self, page: str) -> None:
-        """Keep a page, in the place of the one before. On the thread of `log_round`, after it."""
+    def log_report(self, file: Path) -> None:
+        """Keep a page, in the place of the one before; its file is gone afterwards. On the thread of `log_round`."""
 
     def log_trouble(self, what: str, words: str) -> None:
         """Keep what went wrong, once for each `what`; of the training itself, `FIT`."""

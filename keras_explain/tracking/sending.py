@@ -88,7 +88,7 @@ class Sender(threading.Thread):
             self.page = kept_page(client, known) if self._goes_on else ""
         self.knows = True
         self.looked.set()
-        if known or self.spool.waiting() or self.spool.page():  # no run is made for nothing
+        if known or self.spool.waiting() or self.spool.has_page():  # no run is made for nothing
             self.run_id = run_of(self.spool, client)
             send(self.spool, client)
 
@@ -155,12 +155,13 @@ def send(spool: Spool, client: Any) -> str:
             waiting.remove()
     page = spool.page_to_send()
     if page is not None:
-        text = page.read_text("utf-8")
         if about["join_before"]:  # it was made when nobody could say what the run has
             from keras_explain.report import joined
 
-            text = joined(text, kept_page(client, run_id), about["join_before"])
-        client.log_text(run_id, text, PAGE)
+            text = joined(page.read_text("utf-8"), kept_page(client, run_id), about["join_before"])
+            client.log_text(run_id, text, PAGE)
+        else:
+            client.log_artifact(run_id, str(page), ROOT)
         page.unlink()
     if about["status"] not in (None, info.status):
         client.set_terminated(run_id, about["status"])

@@ -2,7 +2,7 @@
 
 <root>/<training>/run.json               where they belong
                   000003_epoch_0010/     one round: files/ and numbers.json
-                  report.html            the newest page
+                  report.html            the newest page; in sending/ while it is being sent
                   lock                   held by the process that fills or sends them
 """
 
@@ -27,7 +27,7 @@ from keras_explain.tracking.protocol import round_name
 FOLDER = "explanations-spool"
 _ABOUT = "run.json"
 _PAGE = "report.html"
-_SENDING = "report.sending.html"
+_SENDING = "sending/report.html"
 _REMEMBERED = 30 * 24 * 3600.0  # seconds
 _KNOWN = {"tracking_uri", "run_id", "ours", "experiment_id", "experiment_name", "source", "command"}
 _KNOWN |= {"status", "asked", "goes_on", "join_before", "interrupted", "tags"}
@@ -240,13 +240,17 @@ class Spool:
 
     def is_empty(self) -> bool:
         """Whether nothing waits, neither rounds nor a page nor tags."""
-        return not self.waiting() and not self.page() and not self.about["tags"]
+        return not self.waiting() and not self.has_page() and not self.about["tags"]
 
-    def put_page(self, page: str) -> None:
-        """Keep the newest page."""
+    def put_page(self, file: Path) -> None:
+        """Keep a copy of the newest page."""
         partial = self.place / f".{_PAGE}.partial"
-        partial.write_text(page, "utf-8")
+        shutil.copyfile(file, partial)
         partial.replace(self.place / _PAGE)
+
+    def has_page(self) -> bool:
+        """Whether a page waits."""
+        return any((self.place / name).is_file() for name in (_PAGE, _SENDING))
 
     def page(self) -> str:
         """The page that waits, "" if there is none."""
@@ -259,9 +263,11 @@ class Spool:
 
     def page_to_send(self) -> Path | None:
         """The page that waits, as a file that no newer one replaces; it is to be removed when it has arrived."""
-        if (self.place / _PAGE).is_file():
-            (self.place / _PAGE).replace(self.place / _SENDING)
-        return self.place / _SENDING if (self.place / _SENDING).is_file() else None
+        newest, sending = self.place / _PAGE, self.place / _SENDING
+        if newest.is_file():
+            sending.parent.mkdir(exist_ok=True)
+            newest.replace(sending)
+        return sending if sending.is_file() else None
 
     def remove(self) -> None:
         """Take it away, and the folder of all spools if nothing else is in it."""
