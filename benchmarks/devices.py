@@ -133,7 +133,8 @@ def halved(model, images, too_many):
     """Chunks that do not fit into memory: the images at once that remained, and whether the maps are those of few."""
     scorer = kx.Scorer(model, batch_size=too_many)
     many = np.repeat(images, -(-too_many // len(images)), axis=0)[:too_many]
-    found, few = kx.explain(scorer, many, targets=0), kx.explain(kx.Scorer(model, batch_size=8), images, targets=0)
+    found = kx.explain(scorer, many, "vanilla", 0)
+    few = kx.explain(kx.Scorer(model, batch_size=8), images, "vanilla", 0)
     largest = np.abs(few.values).max()
     difference = np.abs(found.values - np.repeat(few.values, -(-too_many // len(images)), axis=0)[:too_many]).max()
     return scorer.batch_size, difference / largest
