@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import importlib.metadata
 import math
@@ -181,13 +182,14 @@ def explain_round(
             )
             result.failures[name] = f"OutOfTime: {hangs}"
             on_failure(name, hangs)
-            continue
         except Exception as error:  # whatever a method raises, the rest of the round is done
             result.failures[name] = f"{type(error).__name__}: {error}"
             on_failure(name, error)
+        else:
+            result.methods.append(name)
+            result.attributions.append(attribution)
             continue
-        result.methods.append(name)
-        result.attributions.append(attribution)
+        gc.collect()  # Keras' frames hold the error, and it them, with the memory that training needs now
     measure_round(scorer, result, explainers, quality, before, on_failure, time_limit, on_note)
     return result
 

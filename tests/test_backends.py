@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -283,6 +284,58 @@ def test_pytorch_is_left_as_it_was():
     assert all(parameter.grad is None for parameter in model.parameters() if parameter is not first)
     assert [parameter.requires_grad for parameter in model.parameters()] == asking
     assert torch.is_grad_enabled()
+
+
+class Hungry(layers.Layer):
+    """Runs out of memory with more than two images, and counts what earlier failures still hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.held, self.failed = [], []
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        import torch
+
+        self.held.append(sum(tensor() is not None for tensor in self.failed))
+        large = x * 2  # what a layer has computed until then
+        if len(x) > 2:
+            self.failed.append(weakref.ref(large))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return x
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch alone")
+def test_memory_that_ran_out_is_free_for_the_next_try():
+    """Keras gives errors new words, in frames that hold the error, which holds them."""
+    model = keras.Sequential([keras.Input((8, 8, 1)), hungry := Hungry(), layers.Flatten(), layers.Dense(2)])
+    scorer = kx.Scorer(model, batch_size=16)
+    kx.explain(scorer, np.ones((16, 8, 8, 1), "float32"), "vanilla", targets=0)
+    assert (len(hungry.failed), scorer.batch_size) == (3, 2)
+    assert not any(hungry.held)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch alone")
+def test_memory_that_ran_out_is_free_for_training(tmp_path):
+    hungry = Hungry()
+
+    class Greedy:
+        method = "greedy"
+
+        def explain(self, scorer, samples):
+            return hungry(keras.ops.ones((3, 8, 8, 1)))
+
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(2, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = np.random.default_rng(0).random((8, 8, 8, 1), "float32"), np.arange(8) % 2
+    explain = ExplanationCallback((x, y), [Greedy()], frequency=1, metrics=[], tracker=kx.DirectoryTracker(tmp_path))
+    left = []
+    look = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: left.append(hungry.failed[0]()))
+    with pytest.warns(kx.ExplanationWarning, match="greedy failed"):
+        model.fit(x, y, validation_data=(x, y), verbose=0, callbacks=[explain, look])
+    assert left == [None]
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch alone")

@@ -18,6 +18,7 @@ module each, with the same seven names:
 
 from __future__ import annotations
 
+import gc
 import importlib
 import math
 import time
@@ -281,7 +282,9 @@ class Scorer:
                     raise
                 if length == 1:
                     raise ExplainError("Memory runs out on a single image; explain smaller images.") from error
-                self.batch_size = length // 2
+                self.batch_size, result = length // 2, None
+            if result is None:
+                gc.collect()  # Keras' frames hold the error, and it them, with all the memory that they had
                 continue
             self.evaluations += stop - start
             if program.half and scale > _LEAST_SCALE and not bool(result[-1]):
