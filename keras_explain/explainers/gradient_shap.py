@@ -9,20 +9,21 @@ import numpy as np
 from keras import ops
 
 from keras_explain.errors import InputError
-from keras_explain.gradients import Rows, Scorer, columns
+from keras_explain.gradients import Scorer, columns
 from keras_explain.records import Attribution, Samples
 
 _MOST_UNLIKE = 20.0
 
 
-def point_on_path(baseline: Any, alpha: Any, image: Any) -> Any:
+def point_on_path(index: Any, alpha: Any, image: Any, background: Any) -> Any:
     """x' + alpha (x - x')."""
+    baseline = ops.take(background, index, axis=0)
     return baseline + columns(alpha, image) * (image - baseline)
 
 
-def contributions(gradients: Any, baseline: Any, alpha: Any, image: Any) -> Any:
+def contributions(gradients: Any, index: Any, alpha: Any, image: Any, background: Any) -> Any:
     """Sums over the points of (x - x') * gradient and of its square, for each target."""
-    terms = (image - baseline) * gradients
+    terms = (image - ops.take(background, index, axis=0)) * gradients
     return ops.sum(terms, axis=1), ops.sum(ops.square(terms), axis=1)
 
 
@@ -73,8 +74,10 @@ class GradientShap:
         """One map for each image and target."""
         background = self._checked_background(samples)
         index, alpha = self._points(len(background))
+        # Sent once, and taken from on the device: to send one for each point takes a GPU as long as the gradients.
+        used, index = np.unique(index, return_inverse=True)
+        points, fixed = [index.astype("int32"), alpha], background[used]
         shape = samples.images.shape[1:]
-        baselines = Rows(self.samples, shape, lambda part: background[index[part.start : part.stop]])
         score = np.take_along_axis(scorer.logits(samples.images), samples.targets, axis=1)
         base_score = scorer.logits(background).mean(axis=0, dtype="float64")[samples.targets]
         values = np.zeros((*samples.targets.shape, *shape), "float32")
@@ -82,7 +85,7 @@ class GradientShap:
         for i, (image, targets) in enumerate(zip(samples.images, samples.targets, strict=True)):
             repeated = np.tile(targets, (self.samples, 1))
             _, (total, squares) = scorer.differentiate(
-                point_on_path, contributions, repeated, [baselines, alpha], [image[None]]
+                point_on_path, contributions, repeated, points, [image[None], fixed]
             )
             values[i] = total / self.samples
             variance = np.maximum(squares / self.samples - values[i] ** 2, 0) * self.samples / (self.samples - 1)
