@@ -1,5 +1,6 @@
 """The same truth on every backend and in every precision, and each backend left as it was found."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -317,6 +318,64 @@ def test_memory_that_ran_out_is_free_for_the_next_try():
     assert not any(hungry.held)
 
 
+class Watched(layers.Layer):
+    """Knows of what it has computed, and of what the graph keeps of that, how much is still held."""
+
+    def __init__(self):
+        super().__init__()
+        self.computed, self.most = [], 0
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        self.most = max(self.most, sum(tensor() is not None for tensor in self.computed))
+        y = keras.ops.exp(x)
+        self.computed.append(weakref.ref(y))
+        return y
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch alone")
+def test_eager_passes_leave_little_behind(monkeypatch):
+    """Keras leaves what a layer adds up in circles of Python objects."""
+    images, image = np.ones((64, 8, 8, 1), "float32"), keras.Input((8, 8, 1))
+    both = layers.Add()([image, (watched := Watched())(image)])
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(both)))
+    scorer = kx.Scorer(model, batch_size=4)
+    kx.explain(scorer, images[:4], "vanilla", targets=0)
+    gc.collect()
+    gc.disable()
+    try:
+        watched.most = 0
+        kx.explain(scorer, images, "vanilla", targets=0)
+        assert watched.most == 15  # so small that there is room for all
+        gc.collect()
+        monkeypatch.setattr(gradients, "_CHUNK_MEMORY", 4 * scorer._point)
+        watched.most = 0
+        kx.explain(scorer, images, "vanilla", targets=0)
+        assert watched.most == 2
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch alone")
+def test_the_graph_is_freed_by_its_last_use():
+    import torch
+
+    held = []
+    x, weight = torch.ones(2, 3), torch.ones(2)
+
+    def function(at):
+        held.append((at.exp() ** 2).sum(1, keepdim=True) * torch.arange(1.0, 3.0))
+        return held[-1], ()
+
+    backend = gradients.backend()
+    _, _, found = backend.gradients(function, x, weight)
+    np.testing.assert_allclose(found, 2 * np.exp(2.0) * np.array([1, 2])[:, None, None] * np.ones((2, 2, 3)), rtol=1e-6)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        held[-1].sum().backward()
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="of PyTorch alone")
 def test_memory_that_ran_out_is_free_for_training(tmp_path):
     hungry = Hungry()
@@ -391,13 +450,14 @@ print(kx.explain(keras.Sequential(layers), np.ones((1, 4, 4, 1)), "grad_cam", ta
 # JAX has numbers of 64 bits only where it is told so for the whole process.
 @pytest.mark.parametrize("floatx", ["bfloat16"] if BACKEND == "jax" else ["float64", "bfloat16"])
 def test_other_types_of_keras_own_numbers(floatx):
-    before = keras.config.floatx()
+    before, policy = keras.config.floatx(), keras.config.dtype_policy()  # of which Keras makes one when it is asked
     keras.config.set_floatx(floatx)
     try:
         model = network()
         values = {method: kx.explain(model, X[:1], method, targets=0).values for method in ("vanilla", "grad_cam")}
     finally:
         keras.config.set_floatx(before)
+        keras.config.set_dtype_policy(policy)
     for method, found in values.items():
         expected = kx.explain(network(), X[:1], method, targets=0).values
         cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)

@@ -38,6 +38,7 @@ from keras_explain.rules import relu_replacements
 
 _CHUNK_MEMORY = 4.5e9  # bytes of all layers' outputs in one chunk where the device tells nothing: 16 of ResNet50 at 299
 _SHARE_OF_DEVICE = 0.25  # of its memory, if it tells that
+_MOST_LEFT = 2.0  # in chunks
 _LARGEST_CHUNK = 128
 _TARGETS_AT_ONCE = 8
 # Float16 loses a gradient below 6e-8 and makes one above 65504 infinite: the score is scaled, its gradient unscaled.
@@ -132,6 +133,7 @@ class Scorer:
         self._backend = backend()
         self._head: Head | None = None
         self._point = 0.0  # bytes that all layers' outputs take for one image
+        self._left = 0.0  # bytes of those that may not have been freed yet
         self._reduced: list[keras.layers.Layer] = []  # which layers `precision` is meant for
         self._parts: list[Any] = []
         self._compiled: dict[Any, _Program] = {}
@@ -286,6 +288,7 @@ class Scorer:
             if result is None:
                 gc.collect()  # Keras' frames hold the error, and it them, with all the memory that they had
                 continue
+            self._let_go(length)
             self.evaluations += stop - start
             if program.half and scale > _LEAST_SCALE and not bool(result[-1]):
                 scale /= _SCALE_STEP
@@ -332,9 +335,18 @@ class Scorer:
     def _chunk_size(self) -> int:
         if self.batch_size is not None:
             return self.batch_size
+        return max(1, min(_LARGEST_CHUNK, int(self._chunk_memory() / max(self._point, 1.0))))
+
+    def _chunk_memory(self) -> float:
         device = self._backend.memory()
-        memory = _CHUNK_MEMORY if device is None else _SHARE_OF_DEVICE * device
-        return max(1, min(_LARGEST_CHUNK, int(memory / max(self._point, 1.0))))
+        return _CHUNK_MEMORY if device is None else _SHARE_OF_DEVICE * device
+
+    def _let_go(self, points: int) -> None:
+        """Free what eager passes have left: Keras keeps tensors in circles, which Python itself would find too late."""
+        self._left += 0.0 if self._backend.COMPILES else points * self._point
+        if self._left > _MOST_LEFT * self._chunk_memory():
+            gc.collect()
+            self._left = 0.0
 
 
 def _even_slices(n: int, most: int) -> list[slice]:

@@ -54,7 +54,10 @@ def gradients(function: Callable[[Any], Any], at: Any, weight: Any) -> tuple[Any
     if not scores.requires_grad:
         return *detached, None
     # Asked for by name, no gradient is added to that of a parameter.
-    found = [torch.autograd.grad(total, at, retain_graph=True, allow_unused=True)[0] for total in sums]
+    found: list[Any] = []
+    for total in reversed(sums):  # the graph is freed by its last use, whoever still holds it
+        kept = len(found) < len(sums) - 1
+        found.insert(0, torch.autograd.grad(total, at, retain_graph=kept, allow_unused=True)[0])
     return *detached, None if any(gradient is None for gradient in found) else torch.stack(found)
 
 
