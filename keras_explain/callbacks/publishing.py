@@ -119,8 +119,11 @@ class Publisher:
             return
         self._join(self.tracker)
         self._report.tell(trouble)
-        with tempfile.TemporaryDirectory() as folder:
-            self.tracker.log_report(write_page(self._report, Path(folder) / Path(PAGE).name))
+        folder = Path(tempfile.mkdtemp(prefix="keras-explain-page-"))
+        try:
+            self.tracker.log_report(write_page(self._report, folder / Path(PAGE).name))
+        finally:
+            shutil.rmtree(folder)
         self._shown = dict(trouble)
 
     def settle(self) -> tuple[float, float] | None:
