@@ -18,6 +18,7 @@ import re
 
 import numpy as np
 
+FIT = "fit"  # the name of the trouble of a training that has not ended as it should
 _SECRET = "(?:pass|token|secret|key|credential)"
 
 

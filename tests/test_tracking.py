@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import keras
@@ -17,7 +19,8 @@ from PIL import Image
 
 import keras_explain as kx
 from keras_explain.callbacks import ExplanationCallback
-from keras_explain.tracking.sending import send, sync
+from keras_explain.report import Report, joined
+from keras_explain.tracking.sending import kept_page, send, sync
 from keras_explain.tracking.spool import Spool
 from tests.conftest import small_cnn
 from tests.faults import Server
@@ -127,7 +130,12 @@ def test_a_finished_run_is_continued_by_its_id(server):
 
 def page_of(client, run_id, folder):
     text = Path(client.download_artifacts(run_id, "explanations/report.html", str(folder))).read_text("utf-8")
-    return text, json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    return text, data_of(text)
+
+
+def data_of(page):
+    found = re.search(r'id="data">(.*?)</script>', page, re.S)
+    return None if found is None else json.loads(found[1])
 
 
 def test_the_page_grows_with_the_rounds_also_of_a_run_that_is_resumed(server, tmp_path):
@@ -444,6 +452,69 @@ def test_what_a_process_leaves_that_dies_while_it_clears_up_is_no_obstacle(serve
         sync(spool, run_id="0" * 32)
     assert sync(spool) == (1, run_id)  # and not that run, which does not exist
     assert not (tmp_path / "spool").exists()
+
+
+def test_a_damaged_page_does_not_replace_that_of_the_run(server, tmp_path):
+    run_id = server.create_run("0").info.run_id
+    page, earlier = Report("mine").page(), Report("earlier").page()
+    server.log_text(run_id, earlier, "explanations/report.html")
+    about = {"tracking_uri": server.tracking_uri, "run_id": run_id, "ours": False, "source": {}}
+    spool = Spool.new(tmp_path / "spool", {**about, "experiment_id": None, "experiment_name": None})
+    (tmp_path / "report.html").write_text(page, "utf-8")
+    for damaged in (b"\xff\xfe", page.encode()[:-5000], b"<!DOCTYPE html>"):
+        (spool.place / "report.html").write_bytes(damaged)
+        Report("goes on").take_over(spool.page(), before=1)
+        with pytest.raises(kx.InputError, match=r"sending/report.html is damaged; remove it"):
+            send(spool, server)
+        assert kept_page(server, run_id) == earlier
+    spool.put_page(tmp_path / "report.html")
+    send(spool, server)
+    assert kept_page(server, run_id) == page
+    assert spool.is_empty()
+    torn = '<!DOCTYPE html><script type="application/json" id="data">{torn</script></html>'
+    assert joined(torn, earlier, 2) == earlier
+
+
+def test_what_goes_wrong_again_keeps_the_words_of_its_first_time(server, tmp_path):
+    (tmp_path / "round").mkdir()
+    (tmp_path / "round" / "settings.json").write_text("{}")
+    run_id = None
+    for epoch in (1, 4):
+        tracker = kx.MlflowTracker(run_id, server.tracking_uri)
+        tracker.start({"initial_epoch": epoch - 1})
+        tracker.log_round(epoch, tmp_path / "round", {})
+        for what in ("mine", "fit", f"of {epoch}"):
+            tracker.log_trouble(what, f"epoch {epoch}")
+        tracker.finish()
+        run_id = tracker.run_id
+    expected = {"mine": "epoch 1", "fit": "epoch 4", "of 1": "epoch 1", "of 4": "epoch 4"}
+    tags = server.get_run(run_id).data.tags
+    assert {name: tags[f"keras_explain.trouble.{name}"] for name in expected} == expected
+    first, second = Report("first"), Report("second")
+    first.tell({"mine": "epoch 1", "fit": "epoch 1", "of 1": "epoch 1"})
+    second.tell({"of 4": "epoch 4"})
+    second.take_over(first.page(), before=3)
+    second.tell({"mine": "epoch 4", "fit": "epoch 4"})
+    assert data_of(second.page())["trouble"] == expected
+
+
+def test_a_server_that_goes_while_it_is_sent_to_is_not_waited_for(tmp_path, monkeypatch):
+    """MLflow's own client tries for minutes what it has begun."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "round").mkdir()
+    (tmp_path / "round" / "settings.json").write_text("{}")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        tracker = kx.MlflowTracker(tracking_uri=f"http://127.0.0.1:{listening.getsockname()[1]}", patience=300)
+        tracker.start({})
+        tracker.log_round(0, tmp_path / "round", {})
+        connection, _ = listening.accept()  # of the look whether anybody is there
+        connection.close()
+        connection, _ = listening.accept()
+    connection.close()
+    begun = time.monotonic()
+    with pytest.raises(kx.errors.Unsent, match=r"1 round has not arrived in MLflow: http://127.* cannot be reached"):
+        tracker.finish()
+    assert time.monotonic() - begun < 100
 
 
 @pytest.mark.filterwarnings("ignore:.*filesystem tracking backend:FutureWarning")

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_explain.engine import History, Round, finite, plain_name, versions, write_round
-from keras_explain.errors import ExplainError, ExplanationWarning, Unsent
+from keras_explain.errors import FIT, ExplainError, ExplanationWarning, Unsent
 from keras_explain.report import Report, write_page
-from keras_explain.tracking import FIT, PAGE, KeepsHistory, Tracker, round_name
+from keras_explain.tracking import PAGE, KeepsHistory, Tracker, round_name
 
 
 # Keras tells nobody that a fit was interrupted: the next fit, or the end of the process, finds what is still open.

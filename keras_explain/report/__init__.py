@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_explain.errors import InputError, MissingExtra
+from keras_explain.errors import FIT, InputError, MissingExtra
 from keras_explain.records import Attribution, Samples, load_round
 from keras_explain.report.rounds import pictures_of, round_of
 from keras_explain.verdicts import CHANCE
@@ -86,12 +86,14 @@ class Report:
         self._rounds[name] = _as_json(found)
 
     def tell(self, trouble: Mapping[str, str]) -> None:
-        """Say what went wrong in the training, beside every round.
+        """Say what went wrong in the training, beside every round. The first words stay, but for those of `FIT`.
 
         Args:
             trouble: words, by what they are about.
         """
-        self._data["trouble"] |= {str(what): str(words) for what, words in trouble.items()}
+        for what, words in trouble.items():
+            if what == FIT or str(what) not in self._data["trouble"]:
+                self._data["trouble"][str(what)] = str(words)
 
     def compare(self, agreement: Mapping[str, Mapping[str, float]], notes: Sequence[str]) -> None:
         """Show the two rounds side by side.
@@ -123,7 +125,8 @@ class Report:
         self._data["images"] = images | self._data["images"]
         for name in rounds.keys() - self._rounds.keys():
             self._keep(name, rounds[name])
-        self._data["trouble"] = trouble | self._data["trouble"]
+        now, self._data["trouble"] = self._data["trouble"], trouble
+        self.tell(now)
 
     def __contains__(self, name: str) -> bool:
         """Whether it has the round of a name."""
@@ -189,10 +192,13 @@ def joined(page: str, earlier: str, before: int) -> str:
     if found is None:
         return page
     report = Report("")
-    known = json.loads(found[1])
-    for name, shown in known.pop("rounds").items():
-        report._keep(name, shown)
-    report._data |= known
+    try:
+        known = json.loads(found[1])
+        for name, shown in known.pop("rounds").items():
+            report._keep(name, shown)
+        report._data |= known
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return earlier or page
     report.take_over(earlier, before)
     return report.page()
 
@@ -253,7 +259,11 @@ def write_page(report: Report, file: str | Path) -> Path:
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as out:
-        out.writelines(report.pieces())
-    partial.replace(file)
+    try:
+        with partial.open("w", encoding="utf-8", errors="replace") as out:
+            out.writelines(report.pieces())
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     return file

@@ -6,10 +6,9 @@ trackers keep the same tree, `explanations/epoch_0004/...`.
 
 from keras_explain.tracking.directory import DirectoryTracker
 from keras_explain.tracking.mlflow_tracker import MlflowTracker
-from keras_explain.tracking.protocol import FIT, PAGE, ROOT, KeepsHistory, Tracker, round_name, step_of
+from keras_explain.tracking.protocol import PAGE, ROOT, KeepsHistory, Tracker, round_name, step_of
 
 __all__ = [
-    "FIT",
     "PAGE",
     "ROOT",
     "DirectoryTracker",

@@ -7,14 +7,15 @@ import os
 import shlex
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_explain.errors import ExplanationWarning, InputError, MissingExtra, Unsent
-from keras_explain.tracking.protocol import FIT, PAGE, ROOT
-from keras_explain.tracking.sending import Sender, kept_page, written
+from keras_explain.errors import FIT, ExplanationWarning, InputError, MissingExtra, Unsent, without_secrets
+from keras_explain.tracking.protocol import PAGE, ROOT
+from keras_explain.tracking.sending import TROUBLE, Sender, check_reachable, kept_page, written
 from keras_explain.tracking.spool import FOLDER, Spool
 
 _TAG_LENGTH = 5000
@@ -98,7 +99,7 @@ class MlflowTracker:
         self._spool.tell(status=None, goes_on=self._first > 0)
         if self._spool.about["interrupted"]:
             words = f"{self._spool.about['interrupted']} It goes on with epoch {self._first + 1}."
-            self._spool.put_tags({f"keras_explain.trouble.{FIT}": _cut(words)})
+            self._spool.put_tags({TROUBLE + FIT: _cut(words)})
         # Not as params: MLflow's image view prints every param over the pictures, and refuses to change one.
         self._spool.put_tags({f"keras_explain.{name}": _cut(str(value)) for name, value in settings.items()})
         self._said = self._told = self._waited = False
@@ -203,7 +204,7 @@ class MlflowTracker:
 
     def log_trouble(self, what: str, words: str) -> None:
         """Tag the run; of one that was started here a training that has not ended as it should is a failure."""
-        self._spool_of.put_tags({f"keras_explain.trouble.{what}": _cut(words)})
+        self._spool_of.put_tags({TROUBLE + what: _cut(words)})
         if what == FIT and self._spool_of.about["ours"]:
             self._spool_of.tell(status="FAILED", interrupted=words)
         self._woken()
@@ -222,12 +223,26 @@ class MlflowTracker:
             spool.tell(status="FINISHED")
         self._tell_of_replaced()
         sender.close()
-        sender.join(self.patience)
-        late, trouble = sender.is_alive(), sender.trouble
-        if not late and not trouble:
-            return
-        reason = trouble or f"{spool.about['tracking_uri']} has not answered in patience={self.patience:g} s"
-        raise Unsent(f"{_rounds(spool)} not arrived in MLflow: {reason}. Send what is kept with: {_command_for(spool)}")
+        why = self._waited_for(sender)
+        if why:
+            raise Unsent(
+                f"{_rounds(spool)} not arrived in MLflow: {why}. Send what is kept with: {_command_for(spool)}"
+            )
+
+    def _waited_for(self, sender: Sender) -> str:
+        """Wait for it, unless the server has gone, for which MLflow's own client would wait; why it has not arrived."""
+        until = time.monotonic() + self.patience
+        while sender.is_alive():
+            left = until - time.monotonic()
+            if left <= 0:
+                return f"{without_secrets(sender.uri)} has not answered in patience={self.patience:g} s"
+            sender.join(min(left, 1.0))
+            try:
+                check_reachable(sender.uri)
+            except Unsent as error:
+                if sender.is_alive():
+                    return str(error)
+        return sender.trouble
 
     def link(self, model_id: str) -> None:
         """Keep the page of this training with a model that was logged after it, and tell the model the run.
@@ -256,7 +271,7 @@ class MlflowTracker:
 
 def _rounds(spool: Spool) -> str:
     count = len(spool.waiting())
-    return f"{count} rounds have" if count != 1 else "1 round has"
+    return {0: "The page has", 1: "1 round has"}.get(count, f"{count} rounds have")
 
 
 def _command_for(spool: Spool) -> str:

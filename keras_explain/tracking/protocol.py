@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 ROOT = "explanations"
 PAGE = f"{ROOT}/report.html"
-FIT = "fit"  # the trouble of a training that has not ended as it should
 
 
 def round_name(step: int) -> str:
@@ -58,4 +57,4 @@ class KeepsHistory(Protocol):
         """Keep a page, in the place of the one before; its file is gone afterwards. On the thread of `log_round`."""
 
     def log_trouble(self, what: str, words: str) -> None:
-        """Keep what went wrong, once for each `what`; of the training itself, `FIT`."""
+        """Keep what went wrong, once for each `what`; of the training itself, `errors.FIT`."""

@@ -8,15 +8,17 @@ import tempfile
 import threading
 import urllib.request
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from keras_explain.errors import InputError, Unsent, without_secrets
+from keras_explain.errors import FIT, InputError, Unsent, without_secrets
 from keras_explain.tracking.protocol import PAGE, ROOT, round_name, step_of
 from keras_explain.tracking.spool import Spool, Waiting
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0  # seconds between two tries
+TROUBLE = "keras_explain.trouble."  # tags
 _CONNECTING = 5.0  # seconds, after which a server is taken to be down
 _THUMBNAIL = 256  # pixels, as MLflow's own
 _LONGEST_REASON = 300
@@ -136,12 +138,13 @@ def send(spool: Spool, client: Any) -> str:
         Exception: whatever MLflow raises; what has not arrived is still in the spool.
     """
     run_id = run_of(spool, client)
-    info = client.get_run(run_id).info
+    run = client.get_run(run_id)
+    info = run.info
     if info.lifecycle_stage != "active":
         raise Unsent(f"The run {run_id} has been deleted; bring it back with: mlflow runs restore --run-id {run_id}")
     about = spool.about
     if about["tags"]:
-        _tag(client, run_id, about["tags"])
+        _tag(client, run_id, {k: v for k, v in about["tags"].items() if not _is_known_trouble(k, run.data.tags)})
         spool.remove_tags(about["tags"])
     refused: Exception | None = None
     for waiting in spool.waiting():
@@ -310,6 +313,11 @@ def _send_images(client: Any, run_id: str, start: int, waiting: Waiting) -> None
         if any(Path(folder).iterdir()):
             client.log_artifacts(run_id, folder, "images")
             _tag(client, run_id, {"mlflow.loggedImages": "True"})
+
+
+def _is_known_trouble(name: str, tags: Mapping[str, str]) -> bool:
+    """Whether an earlier training of the run has said it; what ended that one is said anew."""
+    return name.startswith(TROUBLE) and name != TROUBLE + FIT and name in tags
 
 
 def _tag(client: Any, run_id: str, tags: dict[str, str]) -> None:

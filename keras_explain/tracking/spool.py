@@ -28,6 +28,7 @@ FOLDER = "explanations-spool"
 _ABOUT = "run.json"
 _PAGE = "report.html"
 _SENDING = "sending/report.html"
+_BEGINS, _ENDS = b"<!DOCTYPE html>", b"</html>"
 _REMEMBERED = 30 * 24 * 3600.0  # seconds
 _KNOWN = {"tracking_uri", "run_id", "ours", "experiment_id", "experiment_name", "source", "command"}
 _KNOWN |= {"status", "asked", "goes_on", "join_before", "interrupted", "tags"}
@@ -256,18 +257,30 @@ class Spool:
         """The page that waits, "" if there is none."""
         for name in (_PAGE, _SENDING):
             try:
-                return (self.place / name).read_text("utf-8")
+                return (self.place / name).read_text("utf-8", errors="replace")
             except FileNotFoundError:  # there is none, or it has just been sent
                 continue
         return ""
 
     def page_to_send(self) -> Path | None:
-        """The page that waits, as a file that no newer one replaces; it is to be removed when it has arrived."""
+        """The page that waits, as a file that no newer one replaces; it is to be removed when it has arrived.
+
+        Raises:
+            InputError: damaged.
+        """
         newest, sending = self.place / _PAGE, self.place / _SENDING
         if newest.is_file():
             sending.parent.mkdir(exist_ok=True)
             newest.replace(sending)
-        return sending if sending.is_file() else None
+        if not sending.is_file():
+            return None
+        with sending.open("rb") as file:
+            begins = file.read(len(_BEGINS))
+            file.seek(max(0, sending.stat().st_size - len(_ENDS)))
+            ends = file.read()
+        if (begins, ends) != (_BEGINS, _ENDS):
+            raise InputError(f"{sending} is damaged; remove it to keep the page that the run has.")
+        return sending
 
     def remove(self) -> None:
         """Take it away, and the folder of all spools if nothing else is in it."""
