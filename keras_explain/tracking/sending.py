@@ -67,7 +67,7 @@ class Sender(threading.Thread):
             try:
                 self._try()
             except Exception as error:  # whatever it is, the spool keeps what has not arrived
-                self.trouble = reason(error)
+                self.trouble = reason(_gone(self.uri) or error)
                 self.looked.set()  # in vain: nobody shall wait for it
                 pause = min(_LONGEST_PAUSE, 2 * pause if pause else _FIRST_PAUSE)
             else:
@@ -324,6 +324,15 @@ def _tag(client: Any, run_id: str, tags: dict[str, str]) -> None:
     from mlflow.entities import RunTag
 
     client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
+
+
+def _gone(uri: str) -> Unsent | None:
+    """That nobody listens at the address, which says more than what a request that was under way has raised."""
+    try:
+        check_reachable(uri)
+    except Unsent as error:
+        return error
+    return None
 
 
 def reason(error: Exception) -> str:
