@@ -130,14 +130,15 @@ def jobs(scorer, images, background, samples):
 
 
 def halved(model, images, too_many):
-    """Chunks that do not fit into memory: the images at once that remained, and whether the maps are those of few."""
+    """Of chunks that do not fit into memory: how many images at once remained, and whether maps are those of few."""
     scorer = kx.Scorer(model, batch_size=too_many)
-    many = np.repeat(images, -(-too_many // len(images)), axis=0)[:too_many]
-    found = kx.explain(scorer, many, "vanilla", 0)
-    few = kx.explain(kx.Scorer(model, batch_size=8), images, "vanilla", 0)
-    largest = np.abs(few.values).max()
-    difference = np.abs(found.values - np.repeat(few.values, -(-too_many // len(images)), axis=0)[:too_many]).max()
-    return scorer.batch_size, difference / largest
+    many = kx.explain(scorer, np.resize(images, (too_many, *images.shape[1:])), "vanilla", 0).values
+    few = kx.explain(kx.Scorer(model, batch_size=8), images, "vanilla", 0).values
+    difference = np.abs(many - np.resize(few, many.shape)).max() / np.abs(few).max()
+    return (
+        f"Asked for {too_many} images at once, gradients came {scorer.batch_size} at a time after memory had run out; "
+        f"their maps differ from those of 8 at a time by {difference:.1e} of the largest."
+    )
 
 
 def compare(path, scorer, images, background):
@@ -199,12 +200,7 @@ def main():
         words = ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items())
         lines += ["", f"Largest difference from the maps of `{options.maps.name}`, as a share of the largest: {words}."]
     if options.too_many:
-        left, difference = halved(model, images, options.too_many)
-        lines += [
-            "",
-            f"Asked for {options.too_many} images at once, gradients came {left} at a time after memory had run out;",
-        ]
-        lines[-1] += f" their maps differ from those of 8 at a time by {difference:.1e} of the largest."
+        lines += ["", halved(model, images, options.too_many)]
     within = f" in {options.precision}" if options.precision else ""
     record(f"Devices, {NAMES[keras.backend.backend()]} on {device_name()}{within}", lines, device_name())
 

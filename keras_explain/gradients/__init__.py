@@ -38,7 +38,7 @@ from keras_explain.rules import relu_replacements
 
 _CHUNK_MEMORY = 4.5e9  # bytes of all layers' outputs in one chunk where the device tells nothing: 16 of ResNet50 at 299
 _SHARE_OF_DEVICE = 0.25  # of its memory, if it tells that
-_MOST_LEFT = 2.0  # in chunks
+_MOST_LEFT = 2.0  # chunks whose tensors eager passes may leave before they are collected
 _LARGEST_CHUNK = 128
 _TARGETS_AT_ONCE = 8
 # Float16 loses a gradient below 6e-8 and makes one above 65504 infinite: the score is scaled, its gradient unscaled.

@@ -54,10 +54,11 @@ def gradients(function: Callable[[Any], Any], at: Any, weight: Any) -> tuple[Any
     if not scores.requires_grad:
         return *detached, None
     # Asked for by name, no gradient is added to that of a parameter.
-    found: list[Any] = []
-    for total in reversed(sums):  # the graph is freed by its last use, whoever still holds it
-        kept = len(found) < len(sums) - 1
-        found.insert(0, torch.autograd.grad(total, at, retain_graph=kept, allow_unused=True)[0])
+    # The graph is freed by its last use, whoever still holds it.
+    found = [
+        torch.autograd.grad(total, at, retain_graph=k + 1 < len(sums), allow_unused=True)[0]
+        for k, total in enumerate(sums)
+    ]
     return *detached, None if any(gradient is None for gradient in found) else torch.stack(found)
 
 
